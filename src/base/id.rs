@@ -1,0 +1,248 @@
+//! Names that are proven when they exist.
+//!
+//! A name from outside (a config file, a topic, a message) becomes one of these or is refused, so
+//! nothing downstream can be led out of a directory or a topic by it.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Why a name was refused.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Invalid {
+    /// Not a UUID.
+    #[error("`{0}` is no UUID: 32 hexadecimal digits, as in 0f8fad5b-d9cb-469f-a165-70867728950e")]
+    Uuid(String),
+    /// Not a plain word.
+    #[error("`{0}` is no name: 1 to 64 of a-z, A-Z, 0-9, `-`, `_` and `.`, not starting with `.`")]
+    Word(String),
+    /// Not 32 hexadecimal digits.
+    #[error("`{0}` is no incident: 32 hexadecimal digits")]
+    Incident(String),
+    /// Bytes of the wrong length.
+    #[error("{0} bytes where 16 make an id")]
+    Length(usize),
+}
+
+/// The stable key of an app: its UUID, never its domain name, which changes over restarts.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AppId([u8; 16]);
+
+/// One stay of an app in `failed`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct IncidentId([u8; 16]);
+
+/// The name of a device: a UUID on EVE, anything harmless elsewhere.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DeviceId(String);
+
+/// The name of a scenario.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ScenarioName(String);
+
+/// SHA-256 of something sealed: its name on the wire and on disk.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Digest([u8; 32]);
+
+// === impl AppId ===
+
+impl AppId {
+    /// From the 16 bytes of a UUID.
+    #[must_use]
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes of the UUID.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for AppId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let digits: String = text.chars().filter(|c| *c != '-').collect();
+        from_hex(&digits).map(Self).ok_or_else(|| Invalid::Uuid(text.to_owned()))
+    }
+}
+
+impl TryFrom<&[u8]> for AppId {
+    type Error = Invalid;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
+        bytes.try_into().map(Self).map_err(|_| Invalid::Length(bytes.len()))
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+// === impl IncidentId ===
+
+impl IncidentId {
+    /// From 16 random bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its 16 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for IncidentId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        from_hex(text).map(Self).ok_or_else(|| Invalid::Incident(text.to_owned()))
+    }
+}
+
+impl TryFrom<&[u8]> for IncidentId {
+    type Error = Invalid;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
+        bytes.try_into().map(Self).map_err(|_| Invalid::Length(bytes.len()))
+    }
+}
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(f, &self.0)
+    }
+}
+
+// === impl DeviceId, ScenarioName ===
+
+macro_rules! word {
+    ($name:ident) => {
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                if is_word(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(Invalid::Word(text.to_owned()))
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+word!(DeviceId);
+word!(ScenarioName);
+
+fn is_word(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && !text.starts_with('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+// === impl Digest ===
+
+impl Digest {
+    /// From the 32 bytes of a SHA-256.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        Self(digest.as_ref().try_into().expect("a SHA-256 has 32 bytes"))
+    }
+
+    /// Its 32 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl TryFrom<&[u8]> for Digest {
+    type Error = Invalid;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
+        bytes.try_into().map(Self).map_err(|_| Invalid::Length(bytes.len()))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(f, &self.0)
+    }
+}
+
+fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+fn from_hex(digits: &str) -> Option<[u8; 16]> {
+    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_print_as_they_are_read() {
+        let text = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        assert_eq!(text.parse::<AppId>().unwrap().to_string(), text);
+        let text = "0f8fad5bd9cb469fa16570867728950e";
+        assert_eq!(text.parse::<IncidentId>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_name_never_becomes_a_path_or_a_topic() {
+        for bad in ["", ".", "..", "a/b", "a+", "#", "a b", "é", "a\0", &"x".repeat(65)] {
+            assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<ScenarioName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rubbish_is_no_uuid() {
+        for bad in ["", "+1", "0f8fad5b", "zf8fad5bd9cb469fa16570867728950e", "+f+f+f+f+f+f+f+f+f+f+f+f+f+f+f+f"] {
+            assert!(bad.parse::<AppId>().is_err(), "{bad:?}");
+        }
+    }
+}

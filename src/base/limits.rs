@@ -1,0 +1,51 @@
+//! Every bound of the program, each with its reason.
+
+use std::time::Duration;
+
+/// A headline must fit the smallest message that any MQTT service takes, and be worth sending on
+/// any link.
+pub const HEADLINE_BYTES: usize = 4096;
+
+/// Payload of one chunk: cloud brokers take 128 KiB, every intermediary 64 KiB.
+pub const CHUNK_BYTES: usize = 32 * 1024;
+
+/// The largest MQTT packet that is sent or accepted: a chunk and its frame, with room.
+pub const PACKET_BYTES: u32 = 256 * 1024;
+
+/// A sealed bundle may be this large; the default budget of a scenario is 4 MiB before compression.
+pub const BUNDLE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// No bundle is decompressed further than this, whatever it declares.
+pub const BODY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Evidence of one capture step. A full SysRq-t of a large guest is some 300 KiB.
+pub const STEP_BYTES: usize = 1024 * 1024;
+
+/// How much of the console's past goes into a bundle: four times what the longest report needs.
+pub const CONSOLE_TAIL_BYTES: usize = 128 * 1024;
+
+/// A QMP reply larger than this is not for us.
+pub const QMP_LINE_BYTES: usize = 1024 * 1024;
+
+/// EVE's own monitor client waits behind us without a deadline, so the socket is never held longer.
+pub const QMP_HOLD: Duration = Duration::from_secs(1);
+
+/// Rounds of an app that are remembered as evidence.
+pub const ROUNDS_KEPT: usize = 16;
+
+/// The spool: all parcels together, and their number.
+pub const SPOOL_BYTES: u64 = 100 * 1024 * 1024;
+/// See [`SPOOL_BYTES`].
+pub const SPOOL_PARCELS: usize = 1000;
+
+/// Sealed parcels that are kept in memory while the disk takes none: two bundles of the usual size.
+pub const HELD_BYTES: u64 = 8 * 1024 * 1024;
+
+/// QoS 1 messages on their way at once.
+pub const INFLIGHT: u16 = 10;
+
+/// How long a stopping program waits for what it has begun.
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// A scenario, a binding or a config file that is larger was not written by hand.
+pub const DOCUMENT_BYTES: usize = 1024 * 1024;

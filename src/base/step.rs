@@ -1,0 +1,109 @@
+//! The words for what may be collected from an app that failed.
+
+use super::consent::Consent;
+
+/// One thing to collect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// The hypervisor's process as the host sees it.
+    Host,
+    /// The tail of what the guest wrote to its console.
+    Console,
+    /// One question to the hypervisor's monitor.
+    Qmp(Query),
+    /// One press of the guest's magic key.
+    Sysrq(Action),
+}
+
+/// What the monitor is asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Query {
+    /// Run state.
+    Status,
+    /// vCPUs and their host threads.
+    Cpus,
+    /// Registers and interrupt controllers of all vCPUs, twice.
+    Registers,
+    /// Block devices and their counters.
+    Blocks,
+}
+
+/// A SysRq action by the kernel's own name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// `w`
+    BlockedTasks,
+    /// `l`
+    BacktraceAllActiveCpus,
+    /// `t`
+    TaskStates,
+    /// `m`
+    MemoryUsage,
+}
+
+impl Step {
+    /// What it takes.
+    #[must_use]
+    pub fn consent(self) -> Consent {
+        match self {
+            Self::Console => Consent::Observe,
+            Self::Host | Self::Qmp(_) => Consent::Query,
+            Self::Sysrq(_) => Consent::Input,
+        }
+    }
+
+    /// Its name in a manifest.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Host => "host".to_owned(),
+            Self::Console => "console".to_owned(),
+            Self::Qmp(query) => format!("qmp {}", query.word()),
+            Self::Sysrq(action) => format!("sysrq {}", action.word()),
+        }
+    }
+}
+
+impl Query {
+    /// All of them, in the order in which they are best asked.
+    pub const ALL: [Self; 4] = [Self::Status, Self::Cpus, Self::Registers, Self::Blocks];
+
+    /// The word in a scenario.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Cpus => "cpus",
+            Self::Registers => "registers",
+            Self::Blocks => "blocks",
+        }
+    }
+}
+
+impl Action {
+    /// All of them, by worth per byte.
+    pub const ALL: [Self; 4] =
+        [Self::BacktraceAllActiveCpus, Self::BlockedTasks, Self::MemoryUsage, Self::TaskStates];
+
+    /// The word in a scenario: the kernel's own name for the key.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::BlockedTasks => "blocked-tasks",
+            Self::BacktraceAllActiveCpus => "backtrace-all-active-cpus",
+            Self::TaskStates => "task-states",
+            Self::MemoryUsage => "memory-usage",
+        }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(self) -> u8 {
+        match self {
+            Self::BlockedTasks => b'w',
+            Self::BacktraceAllActiveCpus => b'l',
+            Self::TaskStates => b't',
+            Self::MemoryUsage => b'm',
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! lifesign
+fn main() {}

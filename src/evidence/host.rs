@@ -1,0 +1,69 @@
+//! The hypervisor's process as the host sees it.
+
+use serde::{Deserialize, Serialize};
+
+/// The process and its threads.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Host {
+    /// Its process id.
+    pub pid: u32,
+    /// State letter of `/proc/PID/stat`: `T` is stopped, `D` waits for a device. Empty: it is gone.
+    pub state: String,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// How long the two looks at the threads were apart.
+    pub sampled_ms: u64,
+    /// Its threads.
+    pub threads: Vec<Thread>,
+    /// Host pressure, as in `/proc/pressure/{cpu,io,memory}`: `some avg10`, in percent.
+    #[serde(default)]
+    pub pressure: Pressure,
+}
+
+/// One thread of the process.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Thread {
+    /// Thread id; QMP's `query-cpus-fast` tells which one is a vCPU.
+    pub tid: u32,
+    /// Its name.
+    pub name: String,
+    /// State letter.
+    pub state: String,
+    /// CPU time spent between the two looks.
+    pub cpu_ms: u64,
+    /// Kernel function in which it waits, if the host tells.
+    #[serde(default)]
+    pub waits_in: String,
+}
+
+/// Tenths of a percent of time in which somebody on the host had to wait.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pressure {
+    /// For a CPU.
+    pub cpu_permille: Option<u32>,
+    /// For IO.
+    pub io_permille: Option<u32>,
+    /// For memory.
+    pub memory_permille: Option<u32>,
+}
+
+impl Host {
+    /// Reads what [`Host::to_bytes`] wrote.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// As the data of an artifact.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data becomes JSON")
+    }
+
+    /// How busy a thread was between the two looks, in percent.
+    #[must_use]
+    pub fn busy_percent(&self, tid: u32) -> Option<u64> {
+        let thread = self.threads.iter().find(|thread| thread.tid == tid)?;
+        (self.sampled_ms > 0).then(|| thread.cpu_ms * 100 / self.sampled_ms)
+    }
+}

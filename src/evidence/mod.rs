@@ -1,0 +1,74 @@
+//! What was seen of an app that failed, as typed facts.
+//!
+//! A capture brings [`Artifact`]s: bytes, as they came. They are what is signed, sent and kept.
+//! [`Evidence::read`] makes typed evidence of them, on the device and again on the controller, so
+//! that a better parser reads an old bundle better. Parsers are total: rubbish gives no evidence,
+//! never an error, and never more work than its length is worth.
+
+pub mod host;
+pub mod kernel_log;
+pub mod qmp;
+pub mod rounds;
+pub mod sysrq;
+
+/// Bytes that a capture step brought.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Artifact {
+    /// What they are.
+    pub kind: Kind,
+    /// Tells artifacts of a kind apart.
+    pub name: String,
+    /// As they came.
+    pub data: Vec<u8>,
+}
+
+/// What an artifact is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    /// Bytes that the guest wrote to its console.
+    Console,
+    /// Bytes that the guest wrote as the answer to one SysRq action, named by the artifact.
+    Sysrq,
+    /// JSON: [`qmp::Replies`].
+    Qmp,
+    /// JSON: [`host::Host`].
+    Host,
+    /// JSON: [`rounds::Rounds`].
+    Rounds,
+    /// Written by a later version of this program.
+    Other,
+}
+
+/// All that is known of one incident.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// What the kernel said on the console, SysRq answers included.
+    pub console: kernel_log::KernelLog,
+    /// Answers to SysRq.
+    pub sysrq: sysrq::Answers,
+    /// The hypervisor's view.
+    pub qmp: Option<qmp::Qmp>,
+    /// The host's view.
+    pub host: Option<host::Host>,
+    /// The probes that led here.
+    pub rounds: rounds::Rounds,
+}
+
+impl Evidence {
+    /// Reads what can be read of these artifacts.
+    #[must_use]
+    pub fn read(artifacts: &[Artifact]) -> Self {
+        let mut evidence = Self::default();
+        for artifact in artifacts {
+            match artifact.kind {
+                Kind::Console => evidence.console = kernel_log::KernelLog::read(&artifact.data),
+                Kind::Sysrq => evidence.sysrq.read(&artifact.name, &artifact.data),
+                Kind::Qmp => evidence.qmp = qmp::Qmp::read(&artifact.data),
+                Kind::Host => evidence.host = host::Host::read(&artifact.data),
+                Kind::Rounds => evidence.rounds = rounds::Rounds::read(&artifact.data),
+                Kind::Other => {}
+            }
+        }
+        evidence
+    }
+}

@@ -1,0 +1,50 @@
+//! The rounds of probes that led to an incident.
+
+use crate::base::rung::{Answer, Rung};
+use crate::base::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The last rounds before an incident, oldest first.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rounds {
+    /// Oldest first.
+    pub rounds: Vec<Round>,
+}
+
+/// One round.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Round {
+    /// When it began.
+    pub at: Timestamp,
+    /// What was asked, in order.
+    pub probes: Vec<Probe>,
+}
+
+/// One question and its answer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Probe {
+    /// Which probe, as the scenario names it.
+    pub name: String,
+    /// The rung that an answer proves.
+    pub rung: Rung,
+    /// What it found out.
+    pub answer: Answer,
+    /// In words.
+    pub reason: String,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+impl Rounds {
+    /// Reads what [`Rounds::to_bytes`] wrote.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
+    /// As the data of an artifact.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data becomes JSON")
+    }
+}
