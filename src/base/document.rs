@@ -100,10 +100,7 @@ impl Document {
     /// # Errors
     ///
     /// When anything was noted.
-    pub fn read<T>(
-        &self,
-        read: impl FnOnce(&Node, &Notes) -> Option<T>,
-    ) -> Result<T, Problems> {
+    pub fn read<T>(&self, read: impl FnOnce(&Node, &Notes) -> Option<T>) -> Result<T, Problems> {
         let notes = Notes::default();
         let value = read(&self.root, &notes);
         let problems = notes.0.into_inner();
@@ -120,15 +117,23 @@ fn options() -> serde_saphyr::Options {
 
 fn syntax_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     let start = error.location().map_or(0, |at| {
-        let before = text.split_inclusive('\n').take(usize::try_from(at.line()).unwrap_or(1).saturating_sub(1));
+        let before = text
+            .split_inclusive('\n')
+            .take(usize::try_from(at.line()).unwrap_or(1).saturating_sub(1));
         let line: usize = before.map(str::len).sum();
         line + usize::try_from(at.column()).unwrap_or(1).saturating_sub(1)
     });
     let start = start.min(text.len());
-    let end = text.get(start..).and_then(|rest| rest.chars().next()).map_or(start, |c| start + c.len_utf8());
+    let end = text
+        .get(start..)
+        .and_then(|rest| rest.chars().next())
+        .map_or(start, |c| start + c.len_utf8());
     let message = error.to_string();
     let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(&message);
-    let message = message.split_once(": ").filter(|(head, _)| head.starts_with("line ")).map_or(message, |(_, rest)| rest);
+    let message = message
+        .split_once(": ")
+        .filter(|(head, _)| head.starts_with("line "))
+        .map_or(message, |(_, rest)| rest);
     Problem::new(start..end, "this is not YAML that can be read", message)
 }
 
@@ -137,26 +142,20 @@ fn syntax_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
 impl Node {
     /// The node as a map.
     pub fn map<'a>(&'a self, notes: &'a Notes) -> Option<Map<'a>> {
-        match &self.value {
-            Value::Map(entries) => {
-                Some(Map { span: self.span.clone(), entries, asked: Vec::new(), notes })
-            }
-            _ => {
-                notes.expected(self, "a map of keys and values");
-                None
-            }
-        }
+        let Value::Map(entries) = &self.value else {
+            notes.expected(self, "a map of keys and values");
+            return None;
+        };
+        Some(Map { span: self.span.clone(), entries, asked: Vec::new(), notes })
     }
 
     /// The node as a list.
     pub fn list<'a>(&'a self, notes: &Notes) -> Option<&'a [Node]> {
-        match &self.value {
-            Value::List(items) => Some(items),
-            _ => {
-                notes.expected(self, "a list");
-                None
-            }
-        }
+        let Value::List(items) = &self.value else {
+            notes.expected(self, "a list");
+            return None;
+        };
+        Some(items)
     }
 
     /// The node as a word out of a closed list.
@@ -312,13 +311,11 @@ impl FromNode for String {
     const EXPECTED: &'static str = "text";
 
     fn from_node(node: &Node, notes: &Notes) -> Option<Self> {
-        match &node.value {
-            Value::Text(text) => Some(text.clone()),
-            _ => {
-                notes.expected(node, "text (in quotes, if it looks like something else)");
-                None
-            }
-        }
+        let Value::Text(text) = &node.value else {
+            notes.expected(node, "text (in quotes, if it looks like something else)");
+            return None;
+        };
+        Some(text.clone())
     }
 }
 
@@ -334,10 +331,8 @@ impl FromNode for u32 {
     const EXPECTED: &'static str = "a whole number";
 
     fn from_node(node: &Node, notes: &Notes) -> Option<Self> {
-        let number = match &node.value {
-            Value::Int(number) => Self::try_from(*number).ok(),
-            _ => None,
-        };
+        let number =
+            if let Value::Int(number) = &node.value { Self::try_from(*number).ok() } else { None };
         if number.is_none() {
             notes.expected(node, "a whole number, not negative,");
         }
@@ -379,10 +374,7 @@ pub fn parsed<T: FromNode>(
     notes: &Notes,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Option<T> {
-    let value = match &node.value {
-        Value::Text(text) => parse(text),
-        _ => None,
-    };
+    let value = if let Value::Text(text) = &node.value { parse(text) } else { None };
     if value.is_none() {
         notes.expected(node, T::EXPECTED);
     }

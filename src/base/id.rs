@@ -241,7 +241,13 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_uuid() {
-        for bad in ["", "+1", "0f8fad5b", "zf8fad5bd9cb469fa16570867728950e", "+f+f+f+f+f+f+f+f+f+f+f+f+f+f+f+f"] {
+        for bad in [
+            "",
+            "+1",
+            "0f8fad5b",
+            "zf8fad5bd9cb469fa16570867728950e",
+            "+f+f+f+f+f+f+f+f+f+f+f+f+f+f+f+f",
+        ] {
             assert!(bad.parse::<AppId>().is_err(), "{bad:?}");
         }
     }

@@ -1,1 +1,154 @@
-//! bundle
+//! What an incident is when it travels: sealed, so that nobody can alter it, and small.
+//!
+//! ```text
+//!   Bundle --wire--> bytes --zstd--> Packed --+
+//!                                             +--> Sealed --sign--> AuthContainer   (what is sent)
+//!   Headline ---------------------------------+
+//! ```
+//!
+//! Opening goes the other way and never looks at a byte of the payload before its signature held:
+//! [`open`] takes the key that the bytes must be signed with. Decompression stops at the declared
+//! size and at [`crate::base::limits::BODY_BYTES`], whichever is less.
+//!
+//! This room does no IO: keys come in as bytes, and what is sealed goes out as bytes.
+
+mod open;
+mod seal;
+mod wire;
+
+pub use open::{OpenError, PublicKey, open, sender};
+pub use seal::{KeyError, SealError, Signer};
+
+use crate::base::id::{AppId, DeviceId, IncidentId, ScenarioName};
+use crate::base::time::{Instant, Timestamp};
+use crate::diagnosis::Diagnosis;
+use crate::evidence::Artifact;
+use std::fmt;
+
+/// The reader that is needed for what this program seals.
+pub const SCHEMA: u32 = 1;
+
+/// What was sealed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sealed {
+    /// What there is to say before anything else.
+    Headline(Headline),
+    /// The evidence.
+    Bundle(Bundle),
+}
+
+/// The evidence of one incident.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bundle {
+    /// Whose incident.
+    pub origin: Origin,
+    /// What was tried, and what came of it.
+    pub steps: Vec<StepReport>,
+    /// What the device thinks of it.
+    pub diagnosis: Diagnosis,
+    /// What was brought.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// What there is to say of an incident in at most [`crate::base::limits::HEADLINE_BYTES`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Headline {
+    /// Whose incident.
+    pub origin: Origin,
+    /// What the device thinks of it by now.
+    pub diagnosis: Option<Diagnosis>,
+    /// Where the evidence stands.
+    pub stage: Stage,
+    /// When it ended, once it has.
+    pub ended: Option<Timestamp>,
+    /// Counts up with every change: the highest one holds.
+    pub revision: u32,
+}
+
+/// Where the evidence stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// It is being collected.
+    Capturing,
+    /// The bundle is sealed and on its way.
+    Sealed,
+}
+
+/// Whose incident, and when it began.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin {
+    /// Its name.
+    pub incident: IncidentId,
+    /// The device that saw it.
+    pub device: DeviceId,
+    /// The app that failed.
+    pub app: AppId,
+    /// What people call the app.
+    pub app_name: String,
+    /// The scenario that found out.
+    pub scenario: ScenarioName,
+    /// The program that found out.
+    pub agent_version: String,
+    /// When the app was declared failed, as the device believes,
+    pub failed_at: Timestamp,
+    /// and by the clock that nobody sets,
+    pub failed_uptime: Instant,
+    /// of this boot of the device.
+    pub boot_id: [u8; 16],
+}
+
+/// What came of one step of the capture.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StepReport {
+    /// Which step.
+    pub name: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it is not done; empty if it is.
+    pub reason: String,
+    /// How long it took.
+    pub took_ms: u32,
+    /// How much it brought.
+    pub bytes: u64,
+}
+
+/// How a step of the capture ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// It brought all there was.
+    Done,
+    /// It brought something, but ran out of time or of bytes.
+    Partial,
+    /// The guest or the hypervisor said no.
+    Refused,
+    /// Nobody answered.
+    Silent,
+    /// It could not be tried, or broke.
+    Failed,
+    /// No consent, or nothing to ask.
+    Skipped,
+}
+
+impl Outcome {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Partial => "partial",
+            Self::Refused => "refused",
+            Self::Silent => "silent",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests;

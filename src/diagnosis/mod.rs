@@ -117,8 +117,7 @@ impl fmt::Display for Class {
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::GuestKernel, Self::GuestUserspace, Self::Vmm, Self::Unknown];
+    pub const ALL: [Self; 4] = [Self::GuestKernel, Self::GuestUserspace, Self::Vmm, Self::Unknown];
 
     /// The words for it.
     #[must_use]
