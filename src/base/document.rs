@@ -192,7 +192,9 @@ impl<'a> Map<'a> {
 
     /// The node under a key, if it is there.
     pub fn node(&mut self, key: &'static str) -> Option<&'a Node> {
-        self.asked.push(key);
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
         self.entries.iter().find(|(k, _)| k.is(key)).map(|(_, value)| value)
     }
 
