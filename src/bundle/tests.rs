@@ -4,6 +4,7 @@ use super::*;
 use crate::base::limits;
 use crate::diagnosis::{Blame, Class, Confidence};
 use crate::evidence::Kind;
+use crate::evidence::report::Outcome;
 use crate::pb::{auth, v1};
 use prost::Message;
 use ring::rand::SystemRandom;

@@ -1,11 +1,12 @@
 //! Between our types and the generated ones, where belief begins: a message that lacks what we rely
 //! on is refused here, by name, and nothing downstream checks again.
 
-use super::{Bundle, Headline, Origin, Outcome, Stage, StepReport};
+use super::{Bundle, Headline, Origin, Stage};
 use crate::base::id::{AppId, DeviceId, IncidentId, Invalid, ScenarioName};
 use crate::base::text::harmless_line;
 use crate::base::time::{Instant, Timestamp};
 use crate::diagnosis::{Blame, Class, Confidence, Diagnosis};
+use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::{Artifact, Kind};
 use crate::pb::v1;
 

@@ -8,6 +8,7 @@
 pub mod host;
 pub mod kernel_log;
 pub mod qmp;
+pub mod report;
 pub mod rounds;
 pub mod sysrq;
 

@@ -1,1 +1,8 @@
-//! hypervisor
+//! What the hypervisor tells of a guest.
+//!
+//! Asks and leaves: never holds a monitor longer than a second, never sends `quit`, never brings a
+//! guest into a run state that its manager does not know. What the answers mean is for others.
+
+pub mod chardev;
+pub mod process;
+pub mod qmp;

@@ -1,0 +1,190 @@
+//! QEMU's monitor: connect, ask, leave.
+//!
+//! On EVE the socket serves one client and its manager waits behind us without a deadline, so a
+//! [`Monitor`] lives for [`limits::QMP_HOLD`] at most, and everything that is asked of it shares
+//! that time. A monitor that does not greet is *busy* (or its process is stopped), which says nothing
+//! of the guest.
+//!
+//! Every message is a value first: unknown fields, events and errors are kept or passed over, never
+//! a reason to fail.
+
+mod session;
+
+use crate::base::limits;
+use serde_json::{Value, json};
+use session::{Message, Session};
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout_at};
+
+/// A connection to a monitor, for a second.
+#[derive(Debug)]
+pub struct Monitor {
+    stream: UnixStream,
+    session: Session,
+    deadline: Instant,
+    pid: Option<u32>,
+    path: PathBuf,
+}
+
+/// Why a monitor cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No socket, no permission, nobody listening.
+    #[error("failed to open the monitor {path}")]
+    Open {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It takes connections, but does not greet.
+    #[error(
+        "the monitor {path} does not greet: another client holds it, or its process is stopped"
+    )]
+    Busy {
+        /// The socket.
+        path: PathBuf,
+        /// The process that listens there.
+        pid: Option<u32>,
+    },
+    /// Something answers, but not a monitor.
+    #[error("{path} is not a QMP monitor")]
+    NotQmp {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It greeted, and then something went wrong.
+    #[error("failed to start talking with the monitor")]
+    Start(#[source] AskError),
+}
+
+/// Why a question has no answer. After all but [`AskError::Refused`] the connection is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The monitor says no.
+    #[error("the monitor refuses `{command}`: {reason}")]
+    Refused {
+        /// What was asked.
+        command: String,
+        /// In QEMU's words.
+        reason: String,
+    },
+    /// It took too long.
+    #[error("the monitor did not answer `{command}` in time")]
+    Late {
+        /// What was asked.
+        command: String,
+    },
+    /// The connection broke.
+    #[error("the monitor went away during `{command}`")]
+    Gone {
+        /// What was asked.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The reply is larger than anything we ask for.
+    #[error("the monitor's reply to `{command}` is too large or no JSON")]
+    Rubbish {
+        /// What was asked.
+        command: String,
+    },
+}
+
+impl Monitor {
+    /// Connects, is greeted, and may ask from then on.
+    ///
+    /// # Errors
+    ///
+    /// When nobody greets in time, or it is no monitor.
+    pub async fn connect(path: &Path) -> Result<Self, ConnectError> {
+        let open = |source| ConnectError::Open { path: path.to_owned(), source };
+        let deadline = Instant::now() + limits::QMP_HOLD;
+        let busy = |pid| ConnectError::Busy { path: path.to_owned(), pid };
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(busy(None)),
+            Err(error) => return Err(open(error)),
+        };
+        let pid = stream.peer_cred().ok().and_then(|cred| u32::try_from(cred.pid()?).ok());
+        let path = path.to_owned();
+        let mut monitor = Self { stream, session: Session::default(), deadline, pid, path };
+        match monitor.next("greeting").await {
+            Ok(Message::Greeting) => {}
+            Ok(_) | Err(AskError::Rubbish { .. }) => {
+                return Err(ConnectError::NotQmp { path: monitor.path });
+            }
+            Err(AskError::Late { .. } | AskError::Refused { .. }) => return Err(busy(pid)),
+            Err(AskError::Gone { source, .. }) => {
+                return Err(ConnectError::Open { path: monitor.path, source });
+            }
+        }
+        monitor.ask("qmp_capabilities", json!({})).await.map_err(ConnectError::Start)?;
+        Ok(monitor)
+    }
+
+    /// The process at the other end.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// When the monitor refuses, is late, or goes away.
+    pub async fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, AskError> {
+        let (id, line) = self.session.command(command, &arguments);
+        let gone = |source| AskError::Gone { command: command.to_owned(), source };
+        let late = || AskError::Late { command: command.to_owned() };
+        timeout_at(self.deadline, self.stream.write_all(&line))
+            .await
+            .map_err(|_| late())?
+            .map_err(gone)?;
+        loop {
+            match self.next(command).await? {
+                Message::Return { id: of, value } if of == id => return Ok(value),
+                Message::Error { id: of, reason } if of == id => {
+                    return Err(AskError::Refused { command: command.to_owned(), reason });
+                }
+                Message::Return { .. }
+                | Message::Error { .. }
+                | Message::Greeting
+                | Message::Other => {}
+            }
+        }
+    }
+
+    /// Asks the monitor for people, which answers in text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Monitor::ask`].
+    pub async fn ask_human(&mut self, line: &str) -> Result<Value, AskError> {
+        self.ask("human-monitor-command", json!({ "command-line": line })).await
+    }
+
+    async fn next(&mut self, command: &str) -> Result<Message, AskError> {
+        let mut chunk = [0; 8192];
+        loop {
+            match self.session.next_message() {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {}
+                Err(_) => return Err(AskError::Rubbish { command: command.to_owned() }),
+            }
+            let gone = |source| AskError::Gone { command: command.to_owned(), source };
+            match timeout_at(self.deadline, self.stream.read(&mut chunk)).await {
+                Ok(Ok(0)) => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Ok(count)) => self.session.feed(&chunk[..count]),
+                Ok(Err(error)) => return Err(gone(error)),
+                Err(_) => return Err(AskError::Late { command: command.to_owned() }),
+            }
+        }
+    }
+}

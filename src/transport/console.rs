@@ -1,0 +1,182 @@
+//! A guest's console over QEMU's unix socket.
+//!
+//! One client at a time: a second one connects and hears nothing until the first leaves, so silence
+//! alone never says that a guest is dead. A client that does not read stops the guest's serial
+//! writes: whoever holds a [`Console`] reads it or drops it.
+
+use super::mux::{Keys, Wiring};
+use crate::base::limits;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// An open console.
+#[derive(Debug)]
+pub struct Console {
+    stream: UnixStream,
+    wiring: Wiring,
+    path: PathBuf,
+}
+
+/// Why a console cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No socket, no permission, nobody listening.
+    #[error("failed to open the console {path}")]
+    Open {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Too many wait for the socket already.
+    #[error("the console {path} has too many clients waiting")]
+    Crowded {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It broke while it was used.
+    #[error("failed to use the console {path}")]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The other end closed it.
+    #[error("the console {path} was closed by the hypervisor")]
+    Closed {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Nobody took what was written: another client holds the console, or the guest is stuck.
+    #[error("nobody takes what is typed on the console {path}")]
+    NotTaken {
+        /// The socket.
+        path: PathBuf,
+    },
+}
+
+/// What was heard.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Heard {
+    /// What was waited for came.
+    Wanted(Vec<u8>),
+    /// Time was up.
+    Other(Vec<u8>),
+}
+
+impl Console {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be connected to.
+    pub async fn open(path: &Path, wiring: Wiring) -> Result<Self, Error> {
+        match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Self { stream, wiring, path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Error::Crowded { path: path.to_owned() })
+            }
+            Err(source) => Err(Error::Open { path: path.to_owned(), source }),
+        }
+    }
+
+    /// What is at the other end.
+    #[must_use]
+    pub fn wiring(&self) -> Wiring {
+        self.wiring
+    }
+
+    /// Types.
+    ///
+    /// # Errors
+    ///
+    /// When nobody takes it within a second, or the socket breaks.
+    pub async fn write(&mut self, keys: &Keys) -> Result<(), Error> {
+        let written = timeout(Duration::from_secs(1), self.stream.write_all(keys.as_bytes())).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(Error::Broken { path: self.path.clone(), source }),
+            Err(_) => Err(Error::NotTaken { path: self.path.clone() }),
+        }
+    }
+
+    /// Types text, whatever bytes it has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Console::write`].
+    pub async fn type_text(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let keys = self.wiring.text(bytes);
+        self.write(&keys).await
+    }
+
+    /// Listens until `done` says of all that was heard that it is enough, or until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// When the socket breaks or is closed.
+    pub async fn listen(
+        &mut self,
+        deadline: Instant,
+        mut done: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Heard, Error> {
+        let mut heard = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            match timeout_at(deadline, self.stream.read(&mut chunk)).await {
+                Ok(Ok(0)) => return Err(Error::Closed { path: self.path.clone() }),
+                Ok(Ok(count)) => heard.extend_from_slice(&chunk[..count]),
+                Ok(Err(source)) => return Err(Error::Broken { path: self.path.clone(), source }),
+                Err(_) => return Ok(Heard::Other(heard)),
+            }
+            if heard.len() > limits::STEP_BYTES {
+                heard.truncate(limits::STEP_BYTES);
+                return Ok(Heard::Other(heard));
+            }
+            if done(&heard) {
+                return Ok(Heard::Wanted(heard));
+            }
+        }
+    }
+}
+
+impl Heard {
+    /// The bytes, wanted or not.
+    #[must_use]
+    pub fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Wanted(bytes) | Self::Other(bytes) => bytes,
+        }
+    }
+}
+
+/// Types a line into whatever shell is there and waits for `expect`. The line before is wiped first,
+/// for somebody may have left a word half typed.
+///
+/// # Errors
+///
+/// When the console cannot be used.
+pub async fn ask(
+    console: &mut Console,
+    send: &str,
+    expect: &str,
+    deadline: Instant,
+) -> Result<Heard, Error> {
+    const KILL_LINE: u8 = 0x15;
+    let mut line = vec![KILL_LINE];
+    line.extend_from_slice(send.as_bytes());
+    line.push(b'\r');
+    console.type_text(&line).await?;
+    console.listen(deadline, |heard| contains(heard, expect.as_bytes())).await
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
+}

@@ -1,0 +1,104 @@
+//! What may be written to a console socket.
+//!
+//! On EVE the console is a QEMU multiplexer: the byte 0x01 is its escape, `01 78` ends QEMU, `01 63`
+//! turns the keyboard focus to the next front end and leaves it there. So nothing reaches the socket
+//! but [`Keys`], and only this file makes them: text with every 0x01 doubled, and the escapes that do
+//! no harm.
+//!
+//! Pure: bytes in, bytes out.
+
+/// What is at the other end of a console socket.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Wiring {
+    /// A multiplexer. Also what is assumed while nobody told: a doubled 0x01 harms no plain line,
+    /// a single one ends a multiplexed guest.
+    #[default]
+    Mux,
+    /// The guest's line itself: 0x01 is a byte like another.
+    Plain,
+}
+
+/// Bytes that are safe to write to a console socket of one wiring.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Keys(Vec<u8>);
+
+const ESCAPE: u8 = 0x01;
+
+impl Wiring {
+    /// These bytes for the guest, whatever they are.
+    #[must_use]
+    pub fn text(self, bytes: &[u8]) -> Keys {
+        let mut keys = Vec::with_capacity(bytes.len() + 1);
+        for byte in bytes {
+            if *byte == ESCAPE && self == Self::Mux {
+                keys.push(ESCAPE);
+            }
+            keys.push(*byte);
+        }
+        Keys(keys)
+    }
+
+    /// Turns the keyboard focus to the next front end. Only a multiplexer has any.
+    #[must_use]
+    pub fn rotate(self) -> Option<Keys> {
+        (self == Self::Mux).then(|| Keys(vec![ESCAPE, b'c']))
+    }
+
+    /// A serial BREAK to the front end in focus. A plain socket has no way to carry one.
+    #[must_use]
+    pub fn send_break(self) -> Option<Keys> {
+        (self == Self::Mux).then(|| Keys(vec![ESCAPE, b'b']))
+    }
+}
+
+impl Keys {
+    /// The bytes for the socket.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What QEMU's multiplexer does with its input (`chardev/char-mux.c`).
+    fn mux(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let (mut typed, mut commands, mut escaped) = (Vec::new(), Vec::new(), false);
+        for byte in bytes {
+            match (escaped, *byte) {
+                (false, ESCAPE) => escaped = true,
+                (true, ESCAPE) | (false, _) => {
+                    typed.push(*byte);
+                    escaped = false;
+                }
+                (true, command) => {
+                    commands.push(command);
+                    escaped = false;
+                }
+            }
+        }
+        (typed, commands)
+    }
+
+    proptest! {
+        #[test]
+        fn text_reaches_the_guest_as_it_is_and_is_never_a_command(bytes: Vec<u8>) {
+            let keys = Wiring::Mux.text(&bytes);
+            prop_assert_eq!(mux(keys.as_bytes()), (bytes.clone(), Vec::new()));
+            let keys = Wiring::Plain.text(&bytes);
+            prop_assert_eq!(keys.as_bytes(), &bytes);
+        }
+    }
+
+    #[test]
+    fn escapes_are_commands_that_do_no_harm() {
+        let keys = Wiring::Mux.rotate().unwrap();
+        assert_eq!(mux(keys.as_bytes()), (vec![], vec![b'c']));
+        let keys = Wiring::Mux.send_break().unwrap();
+        assert_eq!(mux(keys.as_bytes()), (vec![], vec![b'b']));
+        assert!(Wiring::Plain.rotate().is_none() && Wiring::Plain.send_break().is_none());
+    }
+}
