@@ -41,6 +41,13 @@ pub const SPOOL_PARCELS: usize = 1000;
 /// Sealed parcels that are kept in memory while the disk takes none: two bundles of the usual size.
 pub const HELD_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Bundles leave this much of the disk free for the device's own work.
+pub const DISK_FREE_PERCENT: u8 = 10;
+
+/// Damaged parcels that are kept for a person to look at, and as many refused ones. Of the
+/// largest size they take as much again as the spool itself.
+pub const ASIDE_PARCELS: usize = 8;
+
 /// QoS 1 messages on their way at once.
 pub const INFLIGHT: u16 = 10;
 

@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod consent;
 pub mod document;
+pub mod endpoint;
 pub mod id;
 pub mod limits;
 pub mod problem;
@@ -13,3 +14,4 @@ pub mod rung;
 pub mod step;
 pub mod text;
 pub mod time;
+pub mod topic;

@@ -1,12 +1,43 @@
 //! The hypervisor's process, as far as its life and death go.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The state letter of a process (`R`, `S`, `D`, `T`, `Z`, ..); `None`: there is no such process.
 #[must_use]
 pub fn state(pid: u32) -> Option<char> {
-    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
     state_of(&stat)
+}
+
+/// The process that listens on a unix socket. Connecting tells that as well and costs less, but a
+/// process that is stopped accepts nobody, and after a few tries takes no more connections.
+#[must_use]
+pub fn listening_on(socket: &Path) -> Option<u32> {
+    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
+    let link = PathBuf::from(format!("socket:[{}]", listener(&sockets, socket.to_str()?)?));
+    let holds = |process: &Path| {
+        let descriptors = fs::read_dir(process.join("fd"));
+        descriptors.is_ok_and(|all| {
+            all.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == link))
+        })
+    };
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut processes = processes.filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        holds(&entry.path()).then_some(pid)
+    });
+    processes.next()
+}
+
+/// The inode of the socket that was bound to this path and takes connections: `Num: RefCount
+/// Protocol Flags Type St Inode Path`, with the flag SO_ACCEPTCON.
+fn listener<'a>(sockets: &'a str, path: &str) -> Option<&'a str> {
+    sockets.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, _, _, "00010000", _, _, inode, bound] = fields[..] else { return None };
+        (bound == path).then_some(inode)
+    })
 }
 
 /// The letter after the name, which stands in parentheses and may hold anything, even parentheses.
@@ -22,6 +53,15 @@ mod tests {
     fn a_name_cannot_fake_a_state() {
         assert_eq!(state_of("77 (a) S b) T 1 77 77 0"), Some('T'));
         assert_eq!(state_of("77"), None);
+    }
+
+    #[test]
+    fn we_are_found_by_what_we_listen_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(listening_on(&path), Some(std::process::id()));
+        assert_eq!(listening_on(&directory.path().join("other")), None);
     }
 
     #[test]

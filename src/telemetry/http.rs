@@ -5,6 +5,7 @@
 
 use super::health::Health;
 use super::metrics::Registry;
+use super::signal;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -39,7 +40,7 @@ pub async fn serve(listener: TcpListener, page: Page, mut stop: watch::Receiver<
     loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = signal::told(&mut stop) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => {

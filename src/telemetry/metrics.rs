@@ -5,6 +5,7 @@
 use super::health::Health;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
@@ -20,12 +21,14 @@ pub type Counters = Family<[(&'static str, String); 1], Counter>;
 /// A gauge for each value of one label.
 pub type Gauges = Family<[(&'static str, String); 1], Gauge>;
 
-/// The registry of a program: its version, and each part of its health as a dependency.
+/// The registry of a program: its version, and each part of its health as a dependency. What it
+/// counts itself goes below its prefix.
 #[must_use]
-pub fn registry(prefix: &str, version: &'static str, health: Health) -> Registry {
-    let mut registry = Registry::with_prefix(prefix);
-    registry.register("build", "The program", Info::new([("version", version)]));
+pub fn registry(prefix: &str, health: Health) -> Registry {
+    let mut registry = Registry::default();
     registry.register_collector(Box::new(Dependencies(health)));
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.sub_registry_with_prefix(prefix).register("build", "The program", version);
     registry
 }
 
@@ -33,6 +36,36 @@ pub fn registry(prefix: &str, version: &'static str, health: Health) -> Registry
 #[must_use]
 pub fn seconds() -> Histogram {
     Histogram::new((0..17).map(|power| 0.001 * f64::from(1_u32 << power)))
+}
+
+/// Registers a counter that is read where it is kept.
+pub fn read_counter(
+    registry: &mut Registry,
+    (name, help): (&'static str, &'static str),
+    read: impl Fn() -> u64 + Send + Sync + 'static,
+) {
+    registry.register_collector(Box::new(Reading { name, help, read }));
+}
+
+struct Reading<F> {
+    name: &'static str,
+    help: &'static str,
+    read: F,
+}
+
+impl<F> std::fmt::Debug for Reading<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl<F: Fn() -> u64 + Send + Sync + 'static> Collector for Reading<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counter = ConstCounter::new((self.read)());
+        let metric =
+            encoder.encode_descriptor(self.name, self.help, None, counter.metric_type())?;
+        counter.encode(metric)
+    }
 }
 
 #[derive(Debug)]

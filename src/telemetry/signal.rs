@@ -1,6 +1,7 @@
 //! The wish to stop.
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Waits until somebody asks the program to stop: SIGTERM, or SIGINT from a terminal.
 ///
@@ -15,4 +16,11 @@ pub async fn stopped() -> std::io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Waits until a task is told to stop: the channel turns true, or whoever could turn it is gone.
+pub async fn told(stop: &mut watch::Receiver<bool>) {
+    // What is borrowed from the channel is let go of here, so that a task may wait for other things
+    // while it waits for this.
+    stop.wait_for(|stop| *stop).await.ok();
 }

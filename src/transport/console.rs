@@ -128,21 +128,61 @@ impl Console {
         mut done: impl FnMut(&[u8]) -> bool,
     ) -> Result<Heard, Error> {
         let mut heard = Vec::new();
-        let mut chunk = [0; 4096];
-        loop {
-            match timeout_at(deadline, self.stream.read(&mut chunk)).await {
-                Ok(Ok(0)) => return Err(Error::Closed { path: self.path.clone() }),
-                Ok(Ok(count)) => heard.extend_from_slice(&chunk[..count]),
-                Ok(Err(source)) => return Err(Error::Broken { path: self.path.clone(), source }),
-                Err(_) => return Ok(Heard::Other(heard)),
-            }
-            if heard.len() > limits::STEP_BYTES {
-                heard.truncate(limits::STEP_BYTES);
-                return Ok(Heard::Other(heard));
-            }
+        while self.read(&mut heard, deadline).await? {
             if done(&heard) {
                 return Ok(Heard::Wanted(heard));
             }
+        }
+        Ok(Heard::Other(heard))
+    }
+
+    /// Listens until nothing came for `quiet`, or until `deadline`; adds what came to `heard`, and
+    /// says whether anything did.
+    ///
+    /// # Errors
+    ///
+    /// When the socket breaks or is closed.
+    pub async fn listen_until_quiet(
+        &mut self,
+        heard: &mut Vec<u8>,
+        quiet: Duration,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        let before = heard.len();
+        while self.read(heard, deadline.min(Instant::now() + quiet)).await? {}
+        Ok(heard.len() > before)
+    }
+
+    /// Leaves once the other end has taken all that was typed. To drop the console instead may lose
+    /// the last keys: QEMU does not read what came before a hang-up that it sees at the same time.
+    pub async fn close(mut self) {
+        let taken = async {
+            self.stream.shutdown().await?;
+            while self.stream.read(&mut [0; 4096]).await? > 0 {}
+            Ok::<(), io::Error>(())
+        };
+        match timeout(Duration::from_secs(1), taken).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the console broke when it was left"),
+            Err(_) => tracing::debug!("nobody takes leave of us on the console"),
+        }
+    }
+
+    /// Reads once. False: time is up, or as much was heard as is ever kept.
+    async fn read(&mut self, heard: &mut Vec<u8>, deadline: Instant) -> Result<bool, Error> {
+        let mut chunk = [0; 4096];
+        let room = limits::STEP_BYTES.saturating_sub(heard.len()).min(chunk.len());
+        if room == 0 {
+            return Ok(false);
+        }
+        match timeout_at(deadline, self.stream.read(&mut chunk[..room])).await {
+            Ok(Ok(0)) => Err(Error::Closed { path: self.path.clone() }),
+            Ok(Ok(count)) => {
+                heard.extend_from_slice(&chunk[..count]);
+                Ok(true)
+            }
+            Ok(Err(source)) => Err(Error::Broken { path: self.path.clone(), source }),
+            Err(_) => Ok(false),
         }
     }
 }

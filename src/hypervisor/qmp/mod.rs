@@ -10,6 +10,7 @@
 
 mod session;
 
+use super::process;
 use crate::base::limits;
 use serde_json::{Value, json};
 use session::{Message, Session};
@@ -108,7 +109,9 @@ impl Monitor {
         let busy = |pid| ConnectError::Busy { path: path.to_owned(), pid };
         let stream = match UnixStream::connect(path).await {
             Ok(stream) => stream,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(busy(None)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(busy(process::listening_on(path)));
+            }
             Err(error) => return Err(open(error)),
         };
         let pid = stream.peer_cred().ok().and_then(|cred| u32::try_from(cred.pid()?).ok());

@@ -1,0 +1,70 @@
+//! What is wrong with a document, noted while reading goes on.
+
+use super::node::Node;
+use crate::base::problem::Problem;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Where mistakes are noted while reading goes on.
+#[derive(Debug, Default)]
+pub struct Notes {
+    problems: RefCell<Vec<Problem>>,
+    /// The document's own directory: where paths in it start.
+    directory: PathBuf,
+}
+
+// === impl Notes ===
+
+impl Notes {
+    /// None yet, in a document of this directory.
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { problems: RefCell::default(), directory: directory.to_owned() }
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Notes a mistake.
+    pub fn note(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Notes that something else should stand here.
+    pub fn expected(&self, node: &Node, expected: &str) {
+        let label = format!("this is {}", node.describe());
+        self.note(Problem::new(node.span.clone(), format!("{expected} is expected here"), label));
+    }
+
+    /// Notes a word that is not known here, with those that are and a guess at what was meant.
+    pub fn unknown(&self, span: Range<usize>, what: &str, word: &str, allowed: &[&str]) {
+        let guess = allowed.iter().map(|a| (distance(word, a), a)).min();
+        let label = match guess {
+            Some((far, a)) if far <= 2 || far * 3 <= a.len() => format!("did you mean `{a}`?"),
+            _ => format!("not a {what} that is known here"),
+        };
+        let help = format!("allowed: {}", allowed.join(", "));
+        self.note(Problem::new(span, format!("unknown {what} `{word}`"), label).help(help));
+    }
+}
+
+/// Edits between two words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substitution = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitution.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
