@@ -2,7 +2,26 @@
 //!
 //! The same engine runs on the device and on the controller. It never looks at anything but the
 //! evidence that it is given, and says how sure it is.
+//!
+//! ```text
+//! Evidence --> judges, the surest first --> the first Finding that is no guess --> Diagnosis, signed
+//!                                           (none: the first guess, or silence)
+//! ```
+//!
+//! A judge knows one way to fail. It takes all the evidence, weighs what speaks for it and against
+//! it, and keeps silent when this is not what happened.
 
+mod cpu;
+mod functions;
+mod life;
+mod log;
+mod say;
+mod signature;
+mod task;
+mod userspace;
+mod vmm;
+
+use crate::base::rung::Answer;
 use crate::evidence::Evidence;
 use std::fmt;
 
@@ -147,17 +166,98 @@ impl fmt::Display for Confidence {
     }
 }
 
+/// Who judges, in order; the first that finds something is believed, unless it is a mere guess and
+/// a later one knows better.
+const JUDGES: [fn(&Evidence) -> Option<Finding>; 11] = [
+    // A guest cannot live without its hypervisor, so whatever else was seen follows from it.
+    vmm::gone,
+    vmm::stopped,
+    vmm::paused,
+    // A kernel that says that it gave up has done so, and everything else is its consequence.
+    log::panic,
+    cpu::panic,
+    // A CPU that takes no interrupts holds up the others, their tasks and their locks.
+    cpu::hard_lockup,
+    cpu::soft_lockup,
+    // A task that died in the kernel took its locks with it: who waits for them is a victim.
+    log::oops,
+    task::hung,
+    // Nothing is wrong with the kernel.
+    userspace::dead,
+    log::stall,
+];
+
+/// What a judge found.
+struct Finding {
+    class: Class,
+    subject: String,
+    /// The next callers, normalised.
+    callers: Vec<String>,
+    title: String,
+    blame: Blame,
+    confidence: Confidence,
+    facts_for: Vec<String>,
+    facts_against: Vec<String>,
+}
+
 /// Says what happened.
 #[must_use]
-pub fn diagnose(_evidence: &Evidence) -> Diagnosis {
+pub fn diagnose(evidence: &Evidence) -> Diagnosis {
+    let mut findings: Vec<Finding> = JUDGES.iter().filter_map(|judge| judge(evidence)).collect();
+    findings.push(silent(evidence));
+    let sure = findings.iter().position(|finding| finding.confidence > Confidence::Low);
+    let mut finding = findings.swap_remove(sure.unwrap_or_default());
+    finding.facts_for.extend(probes(evidence));
     Diagnosis {
-        class: Class::Silent,
-        subject: String::new(),
-        title: "nothing answers".to_owned(),
-        signature: "v1:silent::00000000".to_owned(),
-        blame: Blame::Unknown,
-        confidence: Confidence::Low,
-        facts_for: Vec::new(),
-        facts_against: Vec::new(),
+        signature: signature::of(finding.class, &finding.subject, &finding.callers),
+        class: finding.class,
+        subject: finding.subject,
+        title: finding.title,
+        blame: finding.blame,
+        confidence: finding.confidence,
+        facts_for: finding.facts_for,
+        facts_against: finding.facts_against,
     }
 }
+
+impl Finding {
+    fn new(class: Class, blame: Blame, confidence: Confidence) -> Self {
+        Self {
+            class,
+            subject: String::new(),
+            callers: Vec::new(),
+            title: String::new(),
+            blame,
+            confidence,
+            facts_for: Vec::new(),
+            facts_against: Vec::new(),
+        }
+    }
+}
+
+/// No judge found anything.
+fn silent(evidence: &Evidence) -> Finding {
+    let mut finding = Finding::new(Class::Silent, Blame::Unknown, Confidence::Low);
+    finding.title = "nothing answers, and nothing tells why".to_owned();
+    if let Some(life) = life::kernel(evidence) {
+        finding.title = "nothing is known to be wrong: no evidence tells what failed".to_owned();
+        finding.facts_against.push(life);
+    }
+    if evidence.sysrq.silent() {
+        finding.facts_for.push("the kernel did not answer SysRq".to_owned());
+    }
+    finding.facts_for.extend(cpu::summary(evidence));
+    finding
+}
+
+/// What the probes of the last round said that was not alive.
+fn probes(evidence: &Evidence) -> impl Iterator<Item = String> {
+    let failed = life::last_round(evidence).iter().filter(|probe| probe.answer != Answer::Alive);
+    failed.map(|probe| {
+        let (name, reason) = (say::quoted(&probe.name), say::quoted(&probe.reason));
+        format!("probe {name}: {}, {reason}", probe.answer)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,9 @@ pub struct Thread {
     pub state: String,
     /// CPU time spent between the two looks.
     pub cpu_ms: u64,
+    /// Time spent between the two looks waiting for a CPU of the host, from `schedstat`.
+    #[serde(default)]
+    pub wait_ms: u64,
     /// Kernel function in which it waits, if the host tells.
     #[serde(default)]
     pub waits_in: String,
@@ -60,10 +63,18 @@ impl Host {
         serde_json::to_vec(self).expect("plain data becomes JSON")
     }
 
-    /// How busy a thread was between the two looks, in percent.
+    /// One of its threads.
+    #[must_use]
+    pub fn thread(&self, tid: u32) -> Option<&Thread> {
+        self.threads.iter().find(|thread| thread.tid == tid)
+    }
+
+    /// How busy a thread was between the two looks, in percent. What it waited for a CPU of the
+    /// host counts, or a busy host would make a spinning guest look idle.
     #[must_use]
     pub fn busy_percent(&self, tid: u32) -> Option<u64> {
-        let thread = self.threads.iter().find(|thread| thread.tid == tid)?;
-        (self.sampled_ms > 0).then(|| thread.cpu_ms * 100 / self.sampled_ms)
+        let thread = self.thread(tid)?;
+        let busy_ms = thread.cpu_ms.saturating_add(thread.wait_ms);
+        busy_ms.saturating_mul(100).checked_div(self.sampled_ms)
     }
 }

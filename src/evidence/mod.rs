@@ -7,17 +7,24 @@
 
 pub mod host;
 pub mod kernel_log;
+pub mod line;
 pub mod qmp;
+#[cfg(test)]
+pub(crate) mod recorded;
 pub mod report;
 pub mod rounds;
 pub mod sysrq;
+pub mod trace;
+pub mod who;
+
+use crate::base::text::harmless_line;
 
 /// Bytes that a capture step brought.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Artifact {
     /// What they are.
     pub kind: Kind,
-    /// Tells artifacts of a kind apart.
+    /// Tells artifacts of a kind apart; empty where there is only one.
     pub name: String,
     /// As they came.
     pub data: Vec<u8>,
@@ -53,6 +60,23 @@ pub struct Evidence {
     pub host: Option<host::Host>,
     /// The probes that led here.
     pub rounds: rounds::Rounds,
+}
+
+impl Artifact {
+    /// What people call it: `console`, `sysrq-blocked-tasks`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let kind = match self.kind {
+            Kind::Console => "console",
+            Kind::Sysrq => "sysrq",
+            Kind::Qmp => "qmp",
+            Kind::Host => "host",
+            Kind::Rounds => "rounds",
+            Kind::Other => "other",
+        };
+        let name = harmless_line(self.name.as_bytes());
+        if name.is_empty() { kind.to_owned() } else { format!("{kind}-{name}") }
+    }
 }
 
 impl Evidence {

@@ -1,5 +1,6 @@
 //! The rounds of probes that led to an incident.
 
+use super::{Artifact, Kind};
 use crate::base::rung::{Answer, Rung};
 use crate::base::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,15 +37,16 @@ pub struct Probe {
 }
 
 impl Rounds {
-    /// Reads what [`Rounds::to_bytes`] wrote.
+    /// Reads what [`Rounds::to_artifact`] wrote.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Self {
         serde_json::from_slice(bytes).unwrap_or_default()
     }
 
-    /// As the data of an artifact.
+    /// As an artifact.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("plain data becomes JSON")
+    pub fn to_artifact(&self) -> Artifact {
+        let data = serde_json::to_vec(self).expect("plain data becomes JSON");
+        Artifact { kind: Kind::Rounds, name: String::new(), data }
     }
 }

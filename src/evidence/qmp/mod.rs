@@ -3,8 +3,13 @@
 //! An artifact holds the replies as they came ([`Replies`]); only what is needed is read out of
 //! them, tolerantly: a field that is missing or new is no error.
 
+mod monitor;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// QEMU allows 288 vCPUs on a PC, 1024 in newer versions.
+const CPUS_KEPT: usize = 1024;
 
 /// Replies as they came, in the order of asking. Answers to human monitor commands are text.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -88,7 +93,62 @@ impl Qmp {
     /// Reads an artifact.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let _replies: Replies = serde_json::from_slice(bytes).ok()?;
-        Some(Self::default())
+        let replies: Replies = serde_json::from_slice(bytes).ok()?;
+        let mut qmp = Self::default();
+        for reply in &replies.0 {
+            qmp.take(reply);
+        }
+        Some(qmp)
+    }
+
+    fn take(&mut self, reply: &Reply) {
+        let text = reply.value.as_str().unwrap_or_default();
+        let line = reply.command.strip_prefix("human-monitor-command ").unwrap_or_default();
+        match reply.command.as_str() {
+            "query-status" => {
+                let status = reply.value.get("status").and_then(Value::as_str);
+                self.status = status.map(str::to_owned).or(self.status.take());
+            }
+            "query-cpus-fast" => self.take_threads(&reply.value),
+            _ if line.starts_with("info registers") => {
+                for (index, registers) in monitor::registers(text) {
+                    self.with_cpu(index, |cpu| cpu.samples.push(registers));
+                }
+            }
+            _ if line.starts_with("info lapic") => {
+                let asked = || line.split(' ').nth(2)?.parse().ok();
+                if let Some((index, apic)) = monitor::lapic(text)
+                    && let Some(index) = index.or_else(asked)
+                {
+                    self.with_cpu(index, |cpu| cpu.apic = Some(apic));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn take_threads(&mut self, cpus: &Value) {
+        for cpu in cpus.as_array().into_iter().flatten() {
+            let field = |name| cpu.get(name).and_then(Value::as_u64)?.try_into().ok();
+            if let Some(index) = field("cpu-index") {
+                self.with_cpu(index, |cpu| cpu.tid = field("thread-id"));
+            }
+        }
+    }
+
+    /// Changes a CPU, which is made if it is not there.
+    fn with_cpu(&mut self, index: u32, change: impl FnOnce(&mut Cpu)) {
+        let at = match self.cpus.binary_search_by_key(&index, |cpu| cpu.index) {
+            Ok(at) => at,
+            Err(_) if self.cpus.len() == CPUS_KEPT => return,
+            Err(at) => {
+                self.cpus.insert(at, Cpu { index, ..Cpu::default() });
+                at
+            }
+        };
+        change(&mut self.cpus[at]);
     }
 }
+
+#[cfg(test)]
+mod tests;

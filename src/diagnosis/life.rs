@@ -1,0 +1,62 @@
+//! What still lives: the facts that judges weigh against each other.
+
+use super::say::quoted;
+use crate::base::rung::{Answer, Rung};
+use crate::evidence::Evidence;
+use crate::evidence::qmp::Cpu;
+use crate::evidence::rounds::Probe;
+
+/// Why the kernel must be alive, in a sentence.
+pub(super) fn kernel(evidence: &Evidence) -> Option<String> {
+    if evidence.sysrq.any() {
+        return Some("the kernel answered SysRq".to_owned());
+    }
+    let proves = |probe: &&Probe| probe.rung >= Rung::Kernel && probe.answer == Answer::Alive;
+    if let Some(probe) = last_round(evidence).iter().find(proves) {
+        return Some(format!(
+            "the {} still lives: probe {} was answered",
+            probe.rung,
+            quoted(&probe.name)
+        ));
+    }
+    if idle(evidence) {
+        return Some(
+            "all CPUs are idle and take interrupts, and no timer waits to be served".to_owned(),
+        );
+    }
+    let in_process = vcpus(evidence).iter().find(|cpu| runs_process(cpu))?;
+    Some(format!("CPU {} runs a process and takes interrupts", in_process.index))
+}
+
+/// Why no process can be alive, in sentences.
+pub(super) fn userspace_is_dead(evidence: &Evidence) -> Vec<String> {
+    let refutes = |probe: &&Probe| probe.rung >= Rung::Userspace && probe.answer == Answer::Dead;
+    let probes = last_round(evidence).iter().filter(refutes);
+    probes
+        .map(|probe| format!("the {} did not answer probe {}", probe.rung, quoted(&probe.name)))
+        .collect()
+}
+
+/// What the last round asked.
+pub(super) fn last_round(evidence: &Evidence) -> &[Probe] {
+    evidence.rounds.rounds.last().map(|round| round.probes.as_slice()).unwrap_or_default()
+}
+
+/// What the hypervisor shows of the CPUs.
+pub(super) fn vcpus(evidence: &Evidence) -> &[Cpu] {
+    evidence.qmp.as_ref().map(|qmp| qmp.cpus.as_slice()).unwrap_or_default()
+}
+
+/// The clock of an idle guest may stand still, so idleness is read from the CPUs and not from time.
+fn idle(evidence: &Evidence) -> bool {
+    let rests = |cpu: &Cpu| {
+        cpu.samples.last().is_some_and(|registers| registers.halted && registers.interrupts_on())
+            && cpu.apic.is_some_and(|apic| apic.enabled && !apic.timer_pending)
+    };
+    !vcpus(evidence).is_empty() && vcpus(evidence).iter().all(rests)
+}
+
+fn runs_process(cpu: &Cpu) -> bool {
+    let last = cpu.samples.last();
+    last.is_some_and(|registers| registers.cpl == 3 && registers.interrupts_on())
+}

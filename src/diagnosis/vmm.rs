@@ -1,0 +1,49 @@
+//! The hypervisor's process and its run state: what the guest has no part in.
+
+use super::{Blame, Class, Confidence, Finding};
+use crate::evidence::Evidence;
+
+/// The process ended.
+pub(super) fn gone(evidence: &Evidence) -> Option<Finding> {
+    let host =
+        evidence.host.as_ref().filter(|host| matches!(host.state.as_str(), "" | "Z" | "X"))?;
+    let mut finding = Finding::new(Class::VmmGone, Blame::Vmm, Confidence::High);
+    finding.title = "the hypervisor's process is gone".to_owned();
+    finding.facts_for.push(match host.pid {
+        0 => "the host has no process for this app".to_owned(),
+        pid => format!("the host has no live process {pid} any more"),
+    });
+    Some(finding)
+}
+
+/// The process was stopped by a signal or a debugger.
+pub(super) fn stopped(evidence: &Evidence) -> Option<Finding> {
+    let host = evidence.host.as_ref().filter(|host| matches!(host.state.as_str(), "T" | "t"))?;
+    let mut finding = Finding::new(Class::VmmStopped, Blame::Vmm, Confidence::High);
+    let by = if host.state == "t" { "by a debugger" } else { "by a signal" };
+    finding.title = format!("the hypervisor's process is stopped {by}");
+    finding.facts_for.push(format!("process {} is in state {} on the host", host.pid, host.state));
+    Some(finding)
+}
+
+/// The hypervisor does not run the guest. What it says when the guest panicked is no judgement of
+/// this kind: the panic is.
+pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
+    let status = evidence.qmp.as_ref()?.status.as_deref()?;
+    let title = match status {
+        "paused" => "the guest is paused",
+        "suspended" => "the guest sleeps: it suspended itself",
+        "debug" => "the guest is stopped by a debugger",
+        "io-error" => "the guest is paused, because its disk failed on the host",
+        "internal-error" => "the guest is stopped, because the hypervisor failed",
+        "shutdown" => "the guest has shut down",
+        _ => return None,
+    };
+    let blame =
+        if matches!(status, "suspended" | "shutdown") { Blame::Unknown } else { Blame::Vmm };
+    let mut finding = Finding::new(Class::Paused, blame, Confidence::High);
+    finding.subject = status.to_owned();
+    finding.title = title.to_owned();
+    finding.facts_for.push(format!("the run state in the hypervisor is {status}"));
+    Some(finding)
+}
