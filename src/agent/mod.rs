@@ -1,1 +1,20 @@
-//! agent
+//! The device: watches the apps that it is bound to, and has the evidence ready when one fails.
+//!
+//! ```text
+//!   config --> Watch, one task an app -----------------------------------+
+//!                | round: ask the probes, move the ladder                |
+//!                | failed: Incident -> headline -> capture -> bundle ----+--> Depot --> upload
+//!                +-- ledger: which incidents are open, over restarts
+//! ```
+//!
+//! This is a shell: it spawns, selects and listens for signals. What it decides with is in the pure
+//! rooms, and what it does with is in the rooms of IO. One task owns each app, so that no two rounds
+//! of an app run at once and its console is never asked for twice.
+
+pub mod config;
+pub mod identity;
+pub mod incident;
+pub mod ledger;
+pub mod probe;
+pub mod run;
+pub mod watch;

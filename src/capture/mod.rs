@@ -1,1 +1,177 @@
-//! capture
+//! Collects the evidence of an incident, step by step.
+//!
+//! Steps run from the least disturbing to the most, whatever the order in which they were asked
+//! for: what the guest said by itself, the host's view, the monitor's view, and only then keys that
+//! the guest has to answer. A step that fails is reported with its reason and the others go on; the
+//! budget ends the capture, never the agent. No step needs more consent than the app gave, or it is
+//! not taken.
+//!
+//! Capturing is safe to cancel between steps; within the pressing of keys the console's focus is put
+//! back before anything else happens.
+
+mod console_log;
+mod host;
+mod monitor;
+mod sysrq;
+
+use crate::base::consent::Consent;
+use crate::base::step::{Action, Query, Step};
+use crate::evidence::report::{Outcome, StepReport};
+use crate::evidence::{Artifact, Kind, qmp};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What is captured.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The socket of the console.
+    pub console: Option<PathBuf>,
+    /// A file with what the guest wrote to its console.
+    pub console_log: Option<PathBuf>,
+    /// The socket of the monitor.
+    pub qmp: Option<PathBuf>,
+    /// The hypervisor's process, if it is known from before.
+    pub pid: Option<u32>,
+    /// What may be done.
+    pub consent: Consent,
+}
+
+/// What a capture may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// How long it may take.
+    pub time: Duration,
+    /// How much it may bring.
+    pub bytes: u64,
+}
+
+/// What a capture brought.
+#[derive(Debug, Default)]
+pub struct Capture {
+    /// The evidence.
+    pub artifacts: Vec<Artifact>,
+    /// What was tried, and what came of it.
+    pub steps: Vec<StepReport>,
+}
+
+/// Looks at every vCPU once, which the guest cannot notice. A later capture takes such looks along,
+/// so that it can tell stuck from slow.
+pub async fn look(target: &Target) -> Vec<qmp::Reply> {
+    match &target.qmp {
+        Some(path) if target.consent >= Consent::Query => monitor::look(path).await,
+        _ => Vec::new(),
+    }
+}
+
+/// Collects `steps`. `before` are looks that were taken earlier.
+pub async fn capture(
+    target: &Target,
+    steps: &[Step],
+    before: Vec<qmp::Reply>,
+    budget: Budget,
+) -> Capture {
+    let deadline = Instant::now() + budget.time;
+    let mut capture = Capture::default();
+    let (permitted, refused): (Vec<Step>, Vec<Step>) =
+        steps.iter().partition(|step| step.consent() <= target.consent);
+    for step in refused {
+        let reason = format!("needs the consent `{}`", step.consent());
+        capture.steps.push(report(step, Outcome::Skipped, reason));
+    }
+    if permitted.contains(&Step::Console) {
+        capture.take(console_log::tail(target.console_log.as_deref()).await);
+    }
+    let queries: Vec<Query> = permitted.iter().filter_map(|step| query(*step)).collect();
+    let wants_host = permitted.contains(&Step::Host);
+    // Asked before the others, for a stopped process takes only so many connections.
+    let pid = match target.pid {
+        None if wants_host => monitor::pid(target.qmp.as_deref()).await,
+        known => known,
+    };
+    // The two looks at the registers and at the threads are a second apart, and the same second.
+    let (monitor, host) = tokio::join!(
+        monitor::ask(target.qmp.as_deref(), &queries, before),
+        host::watch(pid, wants_host),
+    );
+    capture.take(monitor);
+    capture.take(host);
+    let actions: Vec<Action> = permitted.iter().filter_map(|step| action(*step)).collect();
+    if !actions.is_empty() {
+        capture.take(sysrq::press(target, &actions, deadline).await);
+    }
+    capture.hold_to(budget.bytes);
+    capture
+}
+
+impl Capture {
+    fn take(&mut self, other: Self) {
+        self.artifacts.extend(other.artifacts);
+        self.steps.extend(other.steps);
+    }
+
+    fn one(step: Step, artifact: Artifact, outcome: Outcome, took: Duration) -> Self {
+        let mut report = report(step, outcome, String::new());
+        report.took_ms = millis(took);
+        report.bytes = artifact.data.len() as u64;
+        Self { artifacts: vec![artifact], steps: vec![report] }
+    }
+
+    fn nothing(step: Step, outcome: Outcome, reason: impl Into<String>) -> Self {
+        Self { artifacts: Vec::new(), steps: vec![report(step, outcome, reason.into())] }
+    }
+
+    /// Cuts from the last artifact back until all fit.
+    fn hold_to(&mut self, bytes: u64) {
+        let mut total: u64 = self.artifacts.iter().map(|a| a.data.len() as u64).sum();
+        for artifact in self.artifacts.iter_mut().rev() {
+            let excess = usize::try_from(total.saturating_sub(bytes)).unwrap_or(usize::MAX);
+            let cut = excess.min(artifact.data.len());
+            // Half a JSON says nothing.
+            let keep = match artifact.kind {
+                Kind::Console | Kind::Sysrq => artifact.data.len() - cut,
+                Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Other if cut == 0 => continue,
+                Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Other => 0,
+            };
+            if cut > 0 {
+                total -= (artifact.data.len() - keep) as u64;
+                artifact.data.truncate(keep);
+                let name = format!("{} (cut)", artifact.label());
+                self.steps.push(StepReport {
+                    name,
+                    outcome: Outcome::Partial,
+                    reason: "the capture's budget of bytes was used up".to_owned(),
+                    took_ms: 0,
+                    bytes: keep as u64,
+                });
+            }
+        }
+    }
+}
+
+fn query(step: Step) -> Option<Query> {
+    match step {
+        Step::Qmp(query) => Some(query),
+        Step::Host | Step::Console | Step::Sysrq(_) => None,
+    }
+}
+
+fn action(step: Step) -> Option<Action> {
+    match step {
+        Step::Sysrq(action) => Some(action),
+        Step::Host | Step::Console | Step::Qmp(_) => None,
+    }
+}
+
+fn report(step: Step, outcome: Outcome, reason: String) -> StepReport {
+    StepReport { name: step.name(), outcome, reason, took_ms: 0, bytes: 0 }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// The path as a person would know it.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,247 @@
+//! The agent's config file.
+//!
+//! One YAML file; paths in it start at its own directory. All mistakes are told at once, those in
+//! the scenarios that it names too.
+
+use crate::base::document::{Document, FromNode, Node, Notes, parsed};
+use crate::base::endpoint::BrokerUrl;
+use crate::base::id::{DeviceId, ScenarioName};
+use crate::base::problem::{Problem, Problems, Source};
+use crate::base::topic::Prefix;
+use crate::binding::{self, Binding};
+use crate::scenario::{self, Scenario};
+use crate::telemetry::logs;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Everything that a person decides.
+#[derive(Debug)]
+pub struct Config {
+    /// The name of this device.
+    pub device: DeviceId,
+    /// Where the spool and the ledger are.
+    pub state: PathBuf,
+    /// The certificate by which the device is known, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Where bundles go.
+    pub broker: Broker,
+    /// Where health and metrics are shown.
+    pub http: Option<SocketAddr>,
+    /// What log lines look like.
+    pub log: logs::Settings,
+    /// The apps and their scenarios.
+    pub apps: Vec<Binding>,
+}
+
+/// Where bundles go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Broker {
+    /// Where it is.
+    pub url: BrokerUrl,
+    /// The authorities that may vouch for it, PEM.
+    pub ca: Option<PathBuf>,
+    /// The first level of every topic.
+    pub prefix: Prefix,
+}
+
+/// Why there is no config.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("failed to read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It was read, and is wrong.
+    #[error("{}", Wrong(.0))]
+    Wrong(Vec<Problems>),
+}
+
+struct Wrong<'a>(&'a [Problems]);
+
+impl std::fmt::Display for Wrong<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&shown.join("\n\n"))
+    }
+}
+
+/// Reads the config file and the scenarios that it names.
+///
+/// # Errors
+///
+/// When a file cannot be read, or anything is wrong with one.
+pub fn read(path: &Path) -> Result<Config, Error> {
+    let document =
+        Document::parse(source(path)?).map_err(|problems| Error::Wrong(vec![problems]))?;
+    let mut wrong = Vec::new();
+    let mut scenarios = BTreeMap::new();
+    // Whether the rest is right is told when all of the config is read, with the scenarios known.
+    let directory = document.read(|root, notes| root.map(notes)?.optional::<PathBuf>("scenarios"));
+    for file in scenario_files(directory.ok().as_deref())? {
+        match scenario::read(source(&file)?) {
+            Ok(scenario) => drop(scenarios.insert(scenario.name().clone(), scenario)),
+            Err(problems) => wrong.push(problems),
+        }
+    }
+    match document.read(|root, notes| read_config(root, notes, &scenarios)) {
+        Ok(config) if wrong.is_empty() => Ok(config),
+        Ok(_) => Err(Error::Wrong(wrong)),
+        Err(problems) => {
+            wrong.insert(0, problems);
+            Err(Error::Wrong(wrong))
+        }
+    }
+}
+
+fn source(path: &Path) -> Result<Source, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    Ok(Source { name: path.display().to_string(), text })
+}
+
+fn scenario_files(directory: Option<&Path>) -> Result<Vec<PathBuf>, Error> {
+    let Some(directory) = directory else { return Ok(Vec::new()) };
+    let read = |source| Error::Read { path: directory.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_config(
+    root: &Node,
+    notes: &Notes,
+    scenarios: &BTreeMap<ScenarioName, Scenario>,
+) -> Option<Config> {
+    let mut map = root.map(notes)?;
+    let device = map.required("device");
+    let state = map.required("state");
+    let certificate = map.required("certificate");
+    let key = map.required("key");
+    let broker = map.required_node("broker").and_then(|node| read_broker(node, notes));
+    let http = map.optional("http");
+    let log = logs::Settings::read(&mut map, notes);
+    map.required_node("scenarios");
+    let apps = map.required_node("apps").and_then(|node| binding::read(node, notes, scenarios));
+    map.finish();
+    Some(Config {
+        device: device?,
+        state: state?,
+        certificate: certificate?,
+        key: key?,
+        broker: broker?,
+        http,
+        log: log?,
+        apps: apps?,
+    })
+}
+
+fn read_broker(node: &Node, notes: &Notes) -> Option<Broker> {
+    let mut map = node.map(notes)?;
+    let span = map.node("url").map_or(node.span.clone(), |node| node.span.clone());
+    let url: Option<BrokerUrl> = map.required("url");
+    let ca = map.optional("ca");
+    let prefix = map.or("prefix", Prefix::default());
+    map.finish();
+    let url = url?;
+    if url.tls && ca.is_none() {
+        let problem = Problem::new(node.span.clone(), "`ca` is missing", "a broker with TLS");
+        notes.note(problem.help("name the file with the authority that vouches for the broker"));
+    }
+    if !url.tls && !url.is_loopback() {
+        let problem = Problem::new(span, "evidence never travels in the clear", "not encrypted");
+        notes.note(problem.help("say mqtts://; mqtt:// is for a broker on this machine"));
+    }
+    Some(Broker { url, ca, prefix: prefix? })
+}
+
+impl FromNode for DeviceId {
+    const EXPECTED: &'static str = "a name: 1 to 64 of a-z, A-Z, 0-9, `-`, `_` and `.`";
+
+    fn from_node(node: &Node, notes: &Notes) -> Option<Self> {
+        parsed(node, notes, |text| text.parse().ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let scenarios = directory.path().join("scenarios");
+        std::fs::create_dir(&scenarios).unwrap();
+        std::fs::copy("scenarios/linux-console.yaml", scenarios.join("linux-console.yaml"))
+            .unwrap();
+        let path = directory.path().join("agent.yaml");
+        std::fs::write(&path, text).unwrap();
+        let shown =
+            read(&path).map_or_else(|error| error.to_string(), |config| format!("{config:#?}"));
+        shown.replace(&directory.path().display().to_string(), "DIR")
+    }
+
+    #[test]
+    fn a_config_is_read_with_its_scenarios() {
+        insta::assert_snapshot!(problems(
+            "\
+device: edge-1
+state: state
+certificate: device.pem
+key: device.key
+broker: { url: \"mqtts://localhost\", ca: ca.pem }
+http: 127.0.0.1:9464
+scenarios: scenarios
+apps:
+  - name: web
+    uuid: 0f8fad5b-d9cb-469f-a165-70867728950e
+    console: lab/cons
+    qmp: lab/qmp
+    consent: input
+    scenarios: [linux-console: { period: 2s, timeout: 1s, initialDelay: 0s }]
+"
+        ));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        insta::assert_snapshot!(problems(
+            "\
+device: edge 1
+state: state
+key: device.key
+broker: { url: \"mqtt://example.org\", prefx: x }
+http: 9464
+scenarios: scenarios
+log: { format: xml }
+apps:
+  - name: web
+    uuid: 0f8fad5b
+    scenarios: [linux-console]
+  - name: db
+    uuid: 0f8fad5b-d9cb-469f-a165-70867728950e
+    consent: imput
+    scenarios: [linux-consol, linux-console: { period: 2s }]
+"
+        ));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read(Path::new("/nonexistent/agent.yaml")).unwrap_err();
+        assert_eq!(error.to_string(), "failed to read /nonexistent/agent.yaml");
+    }
+}

@@ -1,0 +1,294 @@
+//! Starts everything, and stops it in order.
+//!
+//! Every task is spawned here, on one set. When the wish to stop comes, watches take nothing new and
+//! finish what they have begun, the upload says goodbye to the broker, and after
+//! [`limits::DRAIN`] whoever is not done is dropped: what matters is on disk by then.
+
+use super::config::Config;
+use super::identity::{self, Identity};
+use super::incident::Desk;
+use super::ledger::Ledger;
+use super::watch::{Board, watch};
+use crate::base::id::DeviceId;
+use crate::base::limits;
+use crate::base::time::Clock;
+use crate::pb::v1;
+use crate::spool::{self, Spool};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::{self, Counters, Registry};
+use crate::telemetry::{http, signal};
+use crate::upload;
+use prost::Message;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch as channel;
+use tokio::task::JoinSet;
+
+/// What all names of metrics begin with.
+const PREFIX: &str = "lifesign";
+
+/// How often the spool tries to bring to disk what it holds in memory.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// How often the status of the device is looked at. It is sent only when it has changed.
+const TELL: Duration = Duration::from_secs(2);
+
+/// Why the agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device cannot prove itself.
+    #[error("the device cannot prove itself")]
+    Identity(#[from] identity::Error),
+    /// The state directory cannot be used.
+    #[error("failed to open the state directory {path}")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The spool cannot be used.
+    #[error("failed to open the spool")]
+    Spool(#[from] spool::OpenError),
+    /// The authorities cannot be read.
+    #[error("failed to read {path}")]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The upload cannot be set up.
+    #[error("failed to set up the upload")]
+    Upload(#[from] upload::ConfigError),
+    /// The page's address is taken or not ours.
+    #[error("failed to listen on {address} for health and metrics")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel does not let us listen for signals.
+    #[error("failed to listen for signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs the agent until it is asked to stop.
+///
+/// # Errors
+///
+/// When it cannot start. Once it runs, it goes on with whatever works.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let Identity { signer, certificate_pem, key_pem } =
+        identity::load(&config.certificate, &config.key)?;
+    let state = |source| Error::State { path: config.state.clone(), source };
+    std::fs::create_dir_all(&config.state).map_err(state)?;
+    let spool = open_spool(&config)?;
+    let health = Health::new();
+    let mut registry = metrics::registry(PREFIX, health.clone());
+    let incidents = Counters::default();
+    let ours = registry.sub_registry_with_prefix(PREFIX);
+    ours.register("incidents", "Incidents by class", incidents.clone());
+    let board = board(ours);
+    let (changed, changes) = channel::channel(());
+    let (stop, stopped) = channel::channel(false);
+    let (linked, link) = channel::channel(upload::State::default());
+    let (telling, status) = channel::channel(Vec::new());
+    let counters = Arc::new(upload::Counters::default());
+    count(ours, &counters, &spool);
+    let desk = Arc::new(Desk {
+        device: config.device.clone(),
+        signer,
+        boot_id: identity::boot_id(),
+        spool: Arc::clone(&spool),
+        changed,
+        ledger: Mutex::new(Ledger::open(&config.state)),
+        health: health.clone(),
+        incidents,
+    });
+
+    let mut tasks = JoinSet::new();
+    let target = target(&config, certificate_pem, key_pem)?;
+    let wires = upload::Wires {
+        spool: Arc::clone(&spool),
+        changed: changes,
+        status,
+        stop: stopped.clone(),
+        state: linked,
+        counters,
+    };
+    tasks.spawn(upload::run(target, wires));
+    tasks.spawn(follow_link(link, health.clone()));
+    tasks.spawn(settle(Arc::clone(&desk), stopped.clone()));
+    let teller = Teller { device: config.device.clone(), board: board.clone(), spool, telling };
+    tasks.spawn(teller.tell(stopped.clone()));
+    if let Some(address) = config.http {
+        let listen = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let page = http::Page { registry: Arc::new(registry), health };
+        tasks.spawn(http::serve(listener, page, stopped.clone()));
+    }
+    let apps = config.apps.len();
+    for binding in config.apps {
+        tasks.spawn(watch(binding, Arc::clone(&desk), board.clone(), stopped.clone()));
+    }
+    tracing::info!(device = %config.device, apps, version = env!("CARGO_PKG_VERSION"), "watching");
+
+    signal::stopped().await.map_err(Error::Signals)?;
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    let drained =
+        tokio::time::timeout(limits::DRAIN, async { while tasks.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!(
+            "something took too long to stop and was dropped; what it announced is on disk"
+        );
+    }
+    Ok(())
+}
+
+fn open_spool(config: &Config) -> Result<Arc<Mutex<Spool>>, Error> {
+    let (spool, report) = Spool::open(&config.state.join("spool"), spool::Limits::STANDARD)?;
+    for damaged in &report.damaged {
+        tracing::warn!("in the spool, {damaged}");
+    }
+    if report.parcels > 0 {
+        tracing::info!(parcels = report.parcels, bytes = report.bytes, "evidence waits to be sent");
+    }
+    Ok(Arc::new(Mutex::new(spool)))
+}
+
+fn board(registry: &mut Registry) -> Board {
+    let rounds = Counters::default();
+    registry.register("rounds", "Rounds by what they found out", rounds.clone());
+    let seconds = metrics::seconds();
+    registry.register("round_seconds", "How long rounds take", seconds.clone());
+    Board::new(rounds, seconds)
+}
+
+/// Brings to disk what had to be held in memory, once the disk takes it again.
+async fn settle(desk: Arc<Desk>, mut stop: channel::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = signal::told(&mut stop) => return,
+            () = tokio::time::sleep(SETTLE) => desk.settle(),
+        }
+    }
+}
+
+/// What the program needs to know of the broker, of itself and of the authority behind both.
+fn target(config: &Config, certificate: Vec<u8>, key: Vec<u8>) -> Result<upload::Target, Error> {
+    let tls = match &config.broker.ca {
+        Some(path) => {
+            let unread = |source| Error::Ca { path: path.clone(), source };
+            let ca = std::fs::read(path).map_err(unread)?;
+            Some(upload::Tls { ca, certificate, key })
+        }
+        None => None,
+    };
+    let target = upload::Config {
+        broker: config.broker.url.clone(),
+        tls,
+        prefix: config.broker.prefix.clone(),
+        device: config.device.clone(),
+    };
+    Ok(upload::Target::try_new(target)?)
+}
+
+/// Shows on the health page how the link is.
+async fn follow_link(mut link: channel::Receiver<upload::State>, health: Health) {
+    loop {
+        match &*link.borrow_and_update() {
+            upload::State::Up => health.ok("broker"),
+            upload::State::Connecting => health.degraded("broker", "not connected yet"),
+            upload::State::Hindered { why } | upload::State::Down { why } => {
+                health.degraded("broker", why.clone());
+            }
+        }
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps the device's retained status up to date.
+struct Teller {
+    device: DeviceId,
+    board: Board,
+    spool: Arc<Mutex<Spool>>,
+    telling: channel::Sender<Vec<u8>>,
+}
+
+impl Teller {
+    async fn tell(self, mut stop: channel::Receiver<bool>) {
+        let mut told = None;
+        loop {
+            let status = self.status();
+            if told.as_ref() != Some(&status) {
+                let unix_ms = Clock::wall().as_millis();
+                let dated = v1::Status { unix_ms, ..status.clone() };
+                self.telling.send_replace(dated.encode_to_vec());
+                told = Some(status);
+            }
+            tokio::select! {
+                biased;
+                () = signal::told(&mut stop) => return,
+                () = tokio::time::sleep(TELL) => {}
+            }
+        }
+    }
+
+    fn status(&self) -> v1::Status {
+        let usage = self.spool.lock().unwrap_or_else(PoisonError::into_inner).usage();
+        let apps = self.board.states().into_iter().map(|(app, scenario, state)| v1::AppStatus {
+            app: app.id.as_bytes().to_vec(),
+            name: app.name,
+            scenario: scenario.to_string(),
+            state: state.word().to_owned(),
+        });
+        v1::Status {
+            device: self.device.to_string(),
+            up: true,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_ms: 0,
+            apps: apps.collect(),
+            spool_bytes: usage.bytes + usage.held_bytes,
+            spool_entries: u32::try_from(usage.parcels + usage.held).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn count(registry: &mut Registry, counters: &Arc<upload::Counters>, spool: &Arc<Mutex<Spool>>) {
+    type Read = fn(&upload::Counters) -> &AtomicU64;
+    type Use = fn(spool::Usage) -> u64;
+    let uploads: [(&'static str, &'static str, Read); 6] = [
+        ("upload_connections", "Connections to the broker that came up", |c| &c.connections),
+        ("upload_failures", "Connections to the broker that failed", |c| &c.failures),
+        ("upload_chunks", "Chunks sent", |c| &c.chunks),
+        ("upload_sent_bytes", "Content of all messages sent", |c| &c.sent_bytes),
+        ("upload_stored", "Parcels that the controller has stored", |c| &c.stored),
+        ("upload_refused", "Parcels that the controller refused", |c| &c.refused),
+    ];
+    for (name, help, read) in uploads {
+        let counters = Arc::clone(counters);
+        metrics::read_counter(registry, (name, help), move || read(&counters).load(Relaxed));
+    }
+    let spools: [(&'static str, &'static str, Use); 2] = [
+        ("spool_evicted", "Bundles dropped to make room", |usage| usage.evicted),
+        ("spool_corrupt", "Parcels found damaged", |usage| usage.corrupt),
+    ];
+    for (name, help, read) in spools {
+        let spool = Arc::clone(spool);
+        let usage = move || spool.lock().unwrap_or_else(PoisonError::into_inner).usage();
+        metrics::read_counter(registry, (name, help), move || read(usage()));
+    }
+}
