@@ -1,0 +1,93 @@
+//! The tables, and how an older file becomes a newer one.
+//!
+//! `user_version` counts the steps of [`MIGRATIONS`] that a file has seen. A step, once released,
+//! never changes; what is needed later is another step.
+
+use super::StoreError;
+use rusqlite::Connection;
+
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE devices (
+        device   TEXT PRIMARY KEY,
+        seen_at  INTEGER NOT NULL,
+        status   BLOB
+    ) STRICT;
+
+    -- One row per incident id, made by its first headline or by its bundle, whichever comes first.
+    CREATE TABLE incidents (
+        incident       BLOB PRIMARY KEY CHECK (length(incident) = 16),
+        device         TEXT NOT NULL,
+        app            BLOB NOT NULL,
+        app_name       TEXT NOT NULL,
+        scenario       TEXT NOT NULL,
+        agent_version  TEXT NOT NULL,
+        failed_at      INTEGER NOT NULL,
+        ended_at       INTEGER,
+        received_at    INTEGER NOT NULL,
+        revision       INTEGER NOT NULL DEFAULT 0,
+        headline       BLOB,
+        bundle         BLOB,
+        -- What the device thinks, and what we think: JSON.
+        claimed        TEXT,
+        diagnosis      TEXT,
+        -- How often a diagnosis was begun: what brings the program down is not tried for ever.
+        attempts       INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX incidents_in_time ON incidents (failed_at);
+
+    -- What became of every bundle that was offered.
+    CREATE TABLE parcels (
+        device    TEXT NOT NULL,
+        digest    BLOB NOT NULL,
+        at        INTEGER NOT NULL,
+        bytes     INTEGER NOT NULL,
+        -- Stored: of which incident, and the key that it was verified with.
+        incident  BLOB,
+        spki      BLOB,
+        -- Refused: why, and the name of the file in quarantine while it is there.
+        refused   TEXT,
+        reason    TEXT,
+        kept      BLOB,
+        PRIMARY KEY (device, digest)
+    ) STRICT;
+    CREATE INDEX parcels_refused ON parcels (at) WHERE refused IS NOT NULL;
+
+    CREATE TABLE transfers (
+        device   TEXT NOT NULL,
+        digest   BLOB NOT NULL,
+        total    INTEGER NOT NULL,
+        -- Counts up: the lowest of a device is the one that was not heard of for longest.
+        touched  INTEGER NOT NULL,
+        PRIMARY KEY (device, digest)
+    ) STRICT;
+
+    CREATE TABLE chunks (
+        device  TEXT NOT NULL,
+        digest  BLOB NOT NULL,
+        start   INTEGER NOT NULL,
+        data    BLOB NOT NULL,
+        PRIMARY KEY (device, digest, start),
+        FOREIGN KEY (device, digest) REFERENCES transfers ON DELETE CASCADE
+    ) STRICT;
+"];
+
+/// Brings a file up to what this program needs.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let seen = version(connection)?;
+    for (step, sql) in (1_i64..).zip(MIGRATIONS).skip(seen) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", step)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Refuses a file that a later program has written.
+pub(super) fn version(connection: &Connection) -> Result<usize, StoreError> {
+    let seen: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match usize::try_from(seen) {
+        Ok(seen) if seen <= MIGRATIONS.len() => Ok(seen),
+        Ok(_) | Err(_) => Err(StoreError::Newer(seen)),
+    }
+}
