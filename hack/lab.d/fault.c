@@ -9,6 +9,7 @@
  */
 #include <linux/atomic.h>
 #include <linux/completion.h>
+#include <linux/cpu.h>
 #include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/fs.h>
@@ -154,7 +155,7 @@ static noinline int lab_order_ab(void *unused)
 	lab_hold_console("/dev/hvc0");
 	lab_hold_console("/dev/ttyS0");
 	mutex_lock(&lab_mutex_a);
-	complete(&lab_a_taken);
+	complete_all(&lab_a_taken);
 	wait_for_completion(&lab_b_taken);
 	mutex_lock(&lab_mutex_b);
 	return 0;
@@ -163,7 +164,7 @@ static noinline int lab_order_ab(void *unused)
 static noinline int lab_order_ba(void *unused)
 {
 	mutex_lock(&lab_mutex_b);
-	complete(&lab_b_taken);
+	complete_all(&lab_b_taken);
 	wait_for_completion(&lab_a_taken);
 	mutex_lock(&lab_mutex_a);
 	return 0;
@@ -185,14 +186,12 @@ static int lab_start_deadlock(void)
 		return err;
 	wait_for_completion(&lab_a_taken);
 	wait_for_completion(&lab_b_taken);
-	complete_all(&lab_a_taken);
-	complete_all(&lab_b_taken);
 	return lab_start(lab_bystander, "lab_bystander", -1);
 }
 
 /*
- * Eats all memory and keeps eating what the OOM killer sets free.  It never
- * calls the OOM killer itself: whoever asks next does.
+ * Eats all memory, and whatever is set free later.  It never calls the OOM
+ * killer itself: whoever asks for memory next does.
  */
 static noinline int lab_leak(void *unused)
 {
@@ -206,7 +205,10 @@ static noinline int lab_leak(void *unused)
 
 static noinline int lab_oops(void)
 {
-	*(int *)READ_ONCE((int *){ NULL }) = 1;
+	/* Volatile, or the compiler makes a trap of what it knows is null. */
+	int *volatile nowhere = NULL;
+
+	*nowhere = 1;
 	return 0;
 }
 

@@ -1,0 +1,404 @@
+# shellcheck shell=bash
+# The life of a guest: up, list, down.
+
+LAB_ROOT=$LAB_REPOSITORY/target/lab
+
+LAB_UP_SECONDS=90
+
+# Sets LAB_NAME and LAB_GUEST, the directory of the guest.
+choose_guest() {
+    LAB_NAME=$1
+    LAB_GUEST=$LAB_ROOT/$1
+    [[ $1 =~ ^[a-z0-9][a-z0-9-]*$ ]] ||
+        die "'$1' is no name for a guest: use a-z, 0-9 and -"
+    # The longest of the sockets; the kernel takes 107 bytes.
+    local longest=$LAB_GUEST/listener.qmp
+    [ ${#longest} -le 107 ] ||
+        die "the socket $longest would have ${#longest} bytes and Unix allows 107: choose a shorter name, or a shorter path for the repository"
+}
+
+require_guest() {
+    guest_runs || die "no guest $LAB_NAME runs: start it with hack/lab up $LAB_NAME"
+}
+
+# A PID may have been given to another process meanwhile.
+guest_runs() {
+    local pid
+    pid=$(cat "$LAB_GUEST/pid" 2>/dev/null) || return 1
+    tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | grep -qxF "$LAB_GUEST/pid"
+}
+
+# about KEY: an option the guest was started with.
+about() {
+    sed -n "s/^$1=//p" "$LAB_GUEST/about"
+}
+
+guest_up() {
+    choose_guest "$1"
+    shift
+    local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
+    local memory=512 smp=2 agent=no disk=no net=no
+    parse_options "$@"
+    prepare_kernel "$kernel"
+    claim_directory
+    write_about >"$LAB_GUEST/about"
+    stable_uuid >"$LAB_GUEST/uuid"
+    [ $disk = no ] || make_disk
+    "write_config_$wiring" >"$LAB_GUEST/qemu.cfg"
+    start_qemu
+    [ $net = no ] || write_net_address
+    qmp cont >/dev/null
+    await_guest
+    echo "$LAB_NAME is up: pid $(cat "$LAB_GUEST/pid"), Linux $kernel, wiring $wiring, console $console, files in $LAB_GUEST"
+}
+
+parse_options() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --kernel | --wiring | --sysrq | --console | --memory | --smp)
+            [ $# -ge 2 ] || die "$1 wants a value: see hack/lab help"
+            printf -v "${1#--}" '%s' "$2"
+            shift
+            ;;
+        --quiet | --agent | --disk | --net) printf -v "${1#--}" yes ;;
+        *) die "up knows no option '$1': see hack/lab help" ;;
+        esac
+        shift
+    done
+    one_of kernel 6.1 6.12
+    one_of wiring eve plain
+    one_of sysrq default all off
+    [ -n "$console" ] || console=$([ "$wiring" = eve ] && echo hvc0 || echo ttyS0)
+    one_of console hvc0 ttyS0
+    [ "$wiring/$console" != plain/hvc0 ] ||
+        die "the plain wiring has no hvc0: use --console ttyS0 or --wiring eve"
+    number memory 128 16384
+    number smp 1 16
+}
+
+one_of() {
+    local option=$1 value
+    shift
+    for value in "$@"; do
+        [ "${!option}" != "$value" ] || return 0
+    done
+    die "--$option cannot be '${!option}': it is one of: $*"
+}
+
+number() {
+    if ! [[ ${!1} =~ ^[0-9]{1,5}$ ]] || [ "${!1}" -lt "$2" ] || [ "${!1}" -gt "$3" ]; then
+        die "--$1 cannot be '${!1}': it is a number from $2 to $3"
+    fi
+}
+
+claim_directory() {
+    ! guest_runs ||
+        die "a guest $LAB_NAME runs already: end it with hack/lab down $LAB_NAME, or choose another name"
+    rm -rf "$LAB_GUEST"
+    mkdir -p "$LAB_GUEST"
+}
+
+write_about() {
+    local key
+    for key in kernel wiring sysrq console quiet memory smp agent disk net; do
+        echo "$key=${!key}"
+    done
+}
+
+# The same name gives the same UUID, as a restarted app keeps its own.
+stable_uuid() {
+    local hash
+    hash=$(printf 'lifesign lab guest %s' "$LAB_NAME" | sha1sum)
+    echo "${hash:0:8}-${hash:8:4}-5${hash:13:3}-8${hash:17:3}-${hash:20:12}"
+}
+
+make_disk() {
+    truncate -s 64M "$LAB_GUEST/disk.img"
+    mkfs.ext4 -q -F -L lab "$LAB_GUEST/disk.img" ||
+        die "failed to make a file system in $LAB_GUEST/disk.img: see the line above"
+}
+
+# The ways EVE's own template goes, names and sockets included, but for
+# acceleration. What the lab needs on top has names that begin with `lab`.
+write_config_eve() {
+    cat <<CONFIG
+[machine]
+  type = "pc-q35-3.1"
+  hpet = "off"
+  vmport = "off"
+  dump-guest-core = "off"
+$(config_size)
+
+[chardev "charmonitor"]
+  backend = "socket"
+  path = "$LAB_GUEST/qmp"
+  server = "on"
+  wait = "off"
+
+[mon "monitor"]
+  chardev = "charmonitor"
+  mode = "control"
+
+[chardev "charlistener"]
+  backend = "socket"
+  path = "$LAB_GUEST/listener.qmp"
+  server = "on"
+  wait = "off"
+
+[mon "listener"]
+  chardev = "charlistener"
+  mode = "control"
+
+[chardev "charserial0"]
+  backend = "socket"
+  mux = "on"
+  path = "$LAB_GUEST/cons"
+  server = "on"
+  wait = "off"
+  logfile = "$LAB_GUEST/console.log"
+  logappend = "on"
+
+[device "virtio-serial0"]
+  driver = "virtio-serial"
+  addr = "3"
+
+[device "charconsole0"]
+  driver = "virtconsole"
+  chardev = "charserial0"
+  name = "org.lfedge.eve.console.0"
+$(config_lab)
+$(config_options)
+CONFIG
+}
+
+# What somebody writes who starts a VM by hand.
+write_config_plain() {
+    cat <<CONFIG
+[machine]
+  type = "q35"
+$(config_size)
+
+[chardev "charmonitor"]
+  backend = "socket"
+  path = "$LAB_GUEST/qmp"
+  server = "on"
+  wait = "off"
+
+[mon "monitor"]
+  chardev = "charmonitor"
+  mode = "control"
+
+[chardev "charlistener"]
+  backend = "socket"
+  path = "$LAB_GUEST/listener.qmp"
+  server = "on"
+  wait = "off"
+
+[mon "listener"]
+  chardev = "charlistener"
+  mode = "control"
+
+[chardev "charserial0"]
+  backend = "socket"
+  path = "$LAB_GUEST/cons"
+  server = "on"
+  wait = "off"
+  logfile = "$LAB_GUEST/console.log"
+  logappend = "on"
+$([ "$agent" = no ] || config_agent_bus)
+$(config_lab)
+$(config_options)
+CONFIG
+}
+
+config_size() {
+    cat <<CONFIG
+
+[memory]
+  size = "$memory"
+
+[smp-opts]
+  cpus = "$smp"
+  sockets = "1"
+  cores = "$smp"
+  threads = "1"
+CONFIG
+}
+
+config_agent_bus() {
+    cat <<CONFIG
+
+[device "virtio-serial0"]
+  driver = "virtio-serial"
+CONFIG
+}
+
+# A monitor and a serial line of the lab's own.
+config_lab() {
+    cat <<CONFIG
+
+[chardev "labmonitor"]
+  backend = "socket"
+  path = "$LAB_GUEST/lab.qmp"
+  server = "on"
+  wait = "off"
+
+[mon "labmonitor"]
+  chardev = "labmonitor"
+  mode = "control"
+
+[chardev "labchannel"]
+  backend = "socket"
+  path = "$LAB_GUEST/lab.sock"
+  server = "on"
+  wait = "off"
+
+[device "labchannel"]
+  driver = "isa-serial"
+  chardev = "labchannel"
+  index = "1"
+CONFIG
+}
+
+config_options() {
+    [ "$agent" = no ] || config_agent
+    [ "$disk" = no ] || config_disk
+    [ "$net" = no ] || config_net
+}
+
+config_agent() {
+    cat <<CONFIG
+
+[chardev "charagent"]
+  backend = "socket"
+  path = "$LAB_GUEST/qga"
+  server = "on"
+  wait = "off"
+
+[device "agent"]
+  driver = "virtserialport"
+  chardev = "charagent"
+  name = "org.qemu.guest_agent.0"
+CONFIG
+}
+
+config_disk() {
+    cat <<CONFIG
+
+[device "pci.disk"]
+  driver = "pcie-root-port"
+  chassis = "1"
+  addr = "5"
+
+[drive "drive-virtio-disk0"]
+  file = "$LAB_GUEST/disk.img"
+  format = "raw"
+  if = "none"
+  cache = "writeback"
+
+[device "virtio-disk0"]
+  driver = "virtio-blk-pci"
+  bus = "pci.disk"
+  drive = "drive-virtio-disk0"
+CONFIG
+}
+
+# QEMU chooses the port, so that two guests never want the same.
+config_net() {
+    cat <<CONFIG
+
+[device "pci.net"]
+  driver = "pcie-root-port"
+  chassis = "2"
+  addr = "6"
+
+[netdev "hostnet0"]
+  type = "user"
+  restrict = "on"
+  hostfwd = "tcp:127.0.0.1:0-10.0.2.15:80"
+
+[device "net0"]
+  driver = "virtio-net-pci"
+  bus = "pci.net"
+  netdev = "hostnet0"
+  romfile = ""
+CONFIG
+}
+
+start_qemu() {
+    qemu-system-x86_64 -daemonize -display none -S -no-user-config -nodefaults \
+        -no-shutdown -accel tcg -cpu max -serial chardev:charserial0 \
+        -name "$LAB_NAME" -uuid "$(cat "$LAB_GUEST/uuid")" \
+        -readconfig "$LAB_GUEST/qemu.cfg" -pidfile "$LAB_GUEST/pid" \
+        -kernel "$GUEST/vmlinuz" -initrd "$GUEST/initramfs" -append "$(kernel_arguments)" \
+        >"$LAB_GUEST/qemu.log" 2>&1 </dev/null ||
+        die "QEMU did not start: $(cat "$LAB_GUEST/qemu.log") (its configuration: $LAB_GUEST/qemu.cfg)"
+}
+
+# What the kernel does not know it hands to init as environment. On a busy host
+# emulated CPUs now and then fail the kernel's test of the timer, which ends in
+# a panic before there is a console; under KVM the kernel leaves it out itself.
+kernel_arguments() {
+    local arguments="console=$console panic=0 no_timer_check"
+    [ "$quiet" = no ] || arguments+=" quiet"
+    case $sysrq in
+    all) arguments+=" sysrq_always_enabled" ;;
+    off) arguments+=" lab_sysrq=off" ;;
+    esac
+    [ "$agent" = no ] || arguments+=" lab_agent=yes"
+    [ "$disk" = no ] || arguments+=" lab_disk=yes"
+    [ "$net" = no ] || arguments+=" lab_net=yes"
+    echo "$arguments"
+}
+
+write_net_address() {
+    local port
+    port=$(hmp 'info usernet' | grep -oE '127\.0\.0\.1 +[0-9]+' | grep -oE '[0-9]+$')
+    echo "127.0.0.1:$port" >"$LAB_GUEST/net"
+}
+
+# A request that comes before the guest listens is lost, so it is repeated.
+await_guest() {
+    RESEND_MS=400 in_guest "$LAB_UP_SECONDS" lab-ready && return
+    (hmp 'info registers -a') >"$LAB_GUEST/registers" 2>&1 || true
+    say "hack/lab: $LAB_NAME did not come up within $LAB_UP_SECONDS s (what its CPUs did: $LAB_GUEST/registers); the end of $LAB_GUEST/console.log:"
+    tail -n 20 "$LAB_GUEST/console.log" >&2 || true
+    stop_qemu
+    exit 1
+}
+
+# Evidence stays: only what belongs to the process goes.
+guest_down() {
+    choose_guest "$1"
+    ! guest_runs || stop_qemu
+    rm -f "$LAB_GUEST"/{pid,qmp,listener.qmp,lab.qmp,lab.sock,lab.lock,cons,qga,net}
+}
+
+# SIGKILL also ends a stopped process; there is nothing a throw-away guest
+# would have to save.
+stop_qemu() {
+    kill -KILL "$(cat "$LAB_GUEST/pid")" 2>/dev/null || true
+    wait_until 10 guest_gone ||
+        die "QEMU of $LAB_NAME, pid $(cat "$LAB_GUEST/pid"), survives SIGKILL: it waits in the host's kernel (see /proc/$(cat "$LAB_GUEST/pid")/stack)"
+}
+
+guest_gone() { ! guest_runs; }
+
+all_guests() {
+    local pidfile
+    for pidfile in "$LAB_ROOT"/*/pid; do
+        [ ! -e "$pidfile" ] || basename "$(dirname "$pidfile")"
+    done
+}
+
+guest_list() {
+    local name
+    for name in $(all_guests); do
+        choose_guest "$name"
+        if guest_runs; then
+            printf '%-16s pid %-8s %s\n' "$name" "$(cat "$LAB_GUEST/pid")" "$(paste -sd ' ' "$LAB_GUEST/about")"
+        else
+            printf '%-16s gone: hack/lab down %s tidies up\n' "$name" "$name"
+        fi
+    done
+}

@@ -1,0 +1,200 @@
+# shellcheck shell=bash
+# Downloads Debian kernels and makes a small guest of each: the kernel, and an
+# initramfs with busybox, the modules for the lab's devices and our own module
+# that breaks things.
+#
+# The cache holds directories that appear complete, by a rename, under a name
+# that says what they were made of, and never change after that. So a guest
+# may be started from them without a lock.
+
+LAB_CACHE=$LAB_REPOSITORY/target/lab/.cache
+
+LAB_KERNELS=(6.12 6.1)
+
+# In the order of loading; what they depend on comes by itself.
+LAB_MODULES=(virtio_pci virtio_console virtio_blk virtio_net ext4)
+
+prepare_all() {
+    local kernel
+    for kernel in "${LAB_KERNELS[@]}"; do
+        prepare_kernel "$kernel"
+        say "Linux $kernel is ready"
+    done
+}
+
+prepare_host() {
+    need qemu-system-x86 seabios socat busybox-static kmod cpio xz-utils \
+        gcc-12 make libelf1 e2fsprogs
+}
+
+# Sets GUEST to the directory with `vmlinuz` and `initramfs` for kernel $1.
+prepare_kernel() {
+    prepare_host
+    mkdir -p "$LAB_CACHE"
+    local lock
+    exec {lock}>"$LAB_CACHE/lock"
+    flock -w 600 "$lock" ||
+        die "waited 10 minutes for $LAB_CACHE/lock: another hack/lab still prepares, or hangs (see: fuser -v $LAB_CACHE/lock)"
+    make_guest "$1"
+    exec {lock}>&-
+}
+
+make_guest() {
+    local image version agent_version busybox_version
+    local packages=$LAB_CACHE/packages-$1
+    if ! up_to_date "$packages"; then
+        resolve_packages "$1" >"$packages.new"
+        mv "$packages.new" "$packages"
+    fi
+    read -r image version agent_version busybox_version <"$packages"
+    local kernel=$LAB_CACHE/${image}_$version
+    local agent=$LAB_CACHE/qemu-guest-agent_${agent_version#*:}
+    GUEST=$LAB_CACHE/guest-$1-$(digest "$version" "$agent_version" "$busybox_version")
+    [ ! -d "$GUEST" ] || return 0
+    [ -d "$kernel" ] || fetch_kernel "$kernel" "$image"
+    [ -d "$agent" ] || fetch "$agent" qemu-guest-agent
+    build_guest "$GUEST" "$kernel" "${image#linux-image-}" "$agent"
+}
+
+# Asking apt takes a second or two, too long to do it at every start.
+up_to_date() {
+    [ "$1" -nt /var/lib/apt/lists ] && [ "$1" -nt /var/lib/dpkg/status ]
+}
+
+# Prints the name of the kernel's package and all the versions.
+resolve_packages() {
+    local image
+    image=$(dependency "$(metapackage "$1")" linux-image)
+    echo "$image" "$(candidate "$image")" "$(candidate qemu-guest-agent)" \
+        "$(candidate busybox-static)"
+}
+
+metapackage() {
+    case $1 in
+    6.1) echo linux-image-amd64 ;;
+    6.12) echo linux-image-6.12-cloud-amd64 ;;
+    esac
+}
+
+# dependency PACKAGE REGEX: that dependency of PACKAGE whose name begins so.
+dependency() {
+    local name
+    name=$(apt-cache depends "$1" 2>/dev/null | sed -nE "s/^[ |]*Depends: ($2[^ ]*)$/\1/p")
+    [ -n "$name" ] ||
+        die "apt knows no dependency $2 of $1: add Debian bookworm with its security updates to apt's sources and run apt-get update"
+    echo "${name%%$'\n'*}"
+}
+
+candidate() {
+    apt-cache policy "$1" | sed -n 's/^  Candidate: //p'
+}
+
+# digest VERSION...: what a guest is made of, in short.
+digest() {
+    {
+        printf '%s\n' "$@"
+        cd "$LAB_PARTS" && find prepare.sh fault.c Makefile inside -type f -print0 |
+            sort -z | xargs -0 sha256sum
+    } | sha256sum | cut -c 1-12
+}
+
+# With the headers for our module.
+fetch_kernel() {
+    local headers=${2/image/headers} common build
+    common=$(dependency "$headers" 'linux-headers-.*-common')
+    build=$(dependency "$headers" linux-kbuild)
+    fetch "$1" "$2" "$headers" "$common" "$build"
+}
+
+# fetch DIRECTORY PACKAGE...: the files of the packages, without installing.
+fetch() {
+    local target=$1
+    shift
+    say "downloading: $*"
+    rm -rf "$target.new"
+    mkdir -p "$target.new/packages"
+    (cd "$target.new/packages" && apt-get download -qq "$@" 2>&1) >"$target.log" ||
+        die "failed to download $*: $(tail -n 3 "$target.log"); run apt-get update and this again"
+    local package
+    for package in "$target.new"/packages/*.deb; do
+        dpkg-deb -x "$package" "$target.new"
+    done
+    rm -r "$target.new/packages"
+    mv "$target.new" "$target"
+}
+
+build_guest() {
+    local target=$1 kernel=$2 release=$3 agent=$4
+    local work=$target.new
+    say "building the guest for $release"
+    rm -rf "$work"
+    mkdir -p "$work/root"
+    cp "$kernel/boot/vmlinuz-$release" "$work/vmlinuz"
+    build_module "$work/module" "$kernel" "$release"
+    add_programs "$work/root" "$agent"
+    add_modules "$work/root/modules" "$kernel" "$release"
+    cp "$work/module/lifesign_lab.ko" "$work/root/modules"
+    echo lifesign_lab.ko >>"$work/root/modules/order"
+    # Not compressed: an emulated CPU unpacks slowly.
+    (cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/initramfs"
+    rm -r "$work/root"
+    forget_old_guests "${target%-*}"
+    mv "$work" "$target"
+}
+
+# A test may still be starting from one that was made an hour ago.
+forget_old_guests() {
+    find "$(dirname "$1")" -maxdepth 1 -name "$(basename "$1")-*" ! -name '*.new' \
+        -mmin +60 -exec rm -r {} +
+}
+
+build_module() {
+    local work=$1 kernel=$2 release=$3
+    local headers=$kernel/usr/src/linux-headers-$release
+    mkdir "$work"
+    cp "$LAB_PARTS/fault.c" "$LAB_PARTS/Makefile" "$work"
+    # The one absolute path in Debian's headers.
+    sed -i "s#^include /usr/src/#include $kernel/usr/src/#" "$headers/Makefile"
+    make -s -C "$headers" M="$work" modules >"$work/log" 2>&1 ||
+        die "failed to build lifesign_lab.ko for $release: $(tail -n 20 "$work/log")"
+}
+
+add_programs() {
+    local root=$1 agent=$2 applet
+    cp -r "$LAB_PARTS/inside/." "$root"
+    mkdir -p "$root"/{dev,proc,sys,run,tmp,root,data,www,var/log}
+    echo "lab guest" >"$root/www/index.html"
+    cp /bin/busybox "$root/bin"
+    for applet in $(busybox --list); do
+        [ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
+    done
+    add_agent "$root" "$agent/usr/sbin/qemu-ga"
+}
+
+add_agent() {
+    local root=$1 program=$2 library
+    cp "$program" "$root/bin"
+    ldd "$program" >"$root/libraries"
+    ! grep 'not found' "$root/libraries" >&2 ||
+        die "libraries of qemu-ga are missing on this machine (see above): apt-get install qemu-guest-agent and run this again"
+    grep -oE '/[^ ]+' "$root/libraries" | while read -r library; do
+        mkdir -p "$root${library%/*}"
+        cp -L "$library" "$root$library"
+    done
+    rm "$root/libraries"
+}
+
+# Copies the modules, unpacked, and writes the order of loading to `order`.
+add_modules() {
+    local target=$1 kernel=$2 release=$3 module path name
+    mkdir "$target"
+    depmod -b "$kernel" "$release"
+    for module in "${LAB_MODULES[@]}"; do
+        modprobe -d "$kernel" -S "$release" --show-depends "$module"
+    done | sed -n 's/^insmod //p' | awk '!seen[$1]++ { print $1 }' |
+        while read -r path; do
+            name=$(basename "${path%.xz}")
+            if [ "${path%.xz}" = "$path" ]; then cat "$path"; else xz -dc "$path"; fi >"$target/$name"
+            echo "$name"
+        done >"$target/order"
+}
