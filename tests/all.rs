@@ -1,1 +1,16 @@
-//! all
+//! Whole programs with real guests, a real broker and a real disk. One binary, run one test at a time
+//! by `hack/test`: two cores run one guest and what watches it.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stderr, reason = "a test that fails shows what the programs logged")]
+
+mod all {
+    pub(crate) mod lab;
+    pub(crate) mod programs;
+
+    mod bad_input;
+    mod console;
+    mod faults;
+    mod path;
+    mod survival;
+}

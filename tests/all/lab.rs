@@ -1,0 +1,63 @@
+//! Guests of `hack/lab`, which are gone when they go out of scope.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A running guest.
+pub(crate) struct Guest {
+    name: String,
+    pid: u32,
+}
+
+impl Guest {
+    /// Starts a guest and waits until it is up.
+    pub(crate) fn up(name: &str, options: &[&str]) -> Self {
+        lab(&["down", name]);
+        let mut guest = Self { name: name.to_owned(), pid: 0 };
+        must(lab(&[&["up", name], options].concat()), "up");
+        let pid = std::fs::read_to_string(guest.file("pid")).unwrap();
+        guest.pid = pid.trim().parse().unwrap();
+        guest
+    }
+
+    /// Breaks it; returns once it is broken.
+    pub(crate) fn break_it(&self, fault: &str) {
+        must(lab(&["break", &self.name, fault]), fault);
+    }
+
+    /// One of its files.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        root().join("target/lab").join(&self.name).join(name)
+    }
+
+    /// Whether its hypervisor's process is there.
+    pub(crate) fn lives(&self) -> bool {
+        Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        lab(&["down", &self.name]);
+    }
+}
+
+/// Where the repository is.
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn lab(arguments: &[&str]) -> Output {
+    Command::new(root().join("hack/lab")).args(arguments).output().unwrap()
+}
+
+fn must(output: Output, what: &str) -> Output {
+    assert!(
+        output.status.success(),
+        "hack/lab {what}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
