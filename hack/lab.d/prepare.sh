@@ -24,7 +24,7 @@ prepare_all() {
 
 prepare_host() {
     need qemu-system-x86 seabios socat busybox-static kmod cpio xz-utils \
-        gcc-12 make libelf1 e2fsprogs
+        gcc-12 make libelf1 pahole e2fsprogs
 }
 
 # Sets GUEST to the directory with `vmlinuz` and `initramfs` for kernel $1.
