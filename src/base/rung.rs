@@ -33,6 +33,37 @@ pub enum Answer {
     Unknown,
 }
 
+/// What a probe found out, of which rung, and why it says so.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// The rung that is proven by *alive*, refuted by *dead*.
+    pub rung: Rung,
+    /// What was found out.
+    pub answer: Answer,
+    /// A sentence for a person.
+    pub reason: String,
+}
+
+impl Finding {
+    /// It answered.
+    #[must_use]
+    pub fn alive(rung: Rung, reason: impl Into<String>) -> Self {
+        Self { rung, answer: Answer::Alive, reason: reason.into() }
+    }
+
+    /// It was asked and did not answer.
+    #[must_use]
+    pub fn dead(rung: Rung, reason: impl Into<String>) -> Self {
+        Self { rung, answer: Answer::Dead, reason: reason.into() }
+    }
+
+    /// It could not be asked.
+    #[must_use]
+    pub fn unknown(rung: Rung, reason: impl Into<String>) -> Self {
+        Self { rung, answer: Answer::Unknown, reason: reason.into() }
+    }
+}
+
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
