@@ -16,7 +16,7 @@ device: edge-1
 state: state
 certificate: edge-1.pem
 key: edge-1.key
-broker: { url: "mqtts://localhost:9", ca: ca.pem }
+broker: { url: "mqtts://127.0.0.1:9", ca: ca.pem }
 scenarios: $PWD/scenarios
 apps:
 EOF

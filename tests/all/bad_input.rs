@@ -102,7 +102,7 @@ fn a_console_that_somebody_holds_is_unknown() {
 fn a_broker_that_is_not_there_is_named_and_waited_for() {
     let place = Place::empty();
     let agent = place.agent();
-    logged(&agent, &["localhost", &place.broker().to_string(), "refused"]);
+    logged(&agent, &["127.0.0.1", &place.broker().to_string(), "refused"]);
     let _controller = place.controller();
     eventually("the agent finds its broker", 30, || {
         place.agent_page("/health").filter(|page| page.contains("200 OK"))

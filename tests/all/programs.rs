@@ -90,7 +90,7 @@ impl Place {
         };
         let config = format!(
             "device: {DEVICE}\nstate: state\ncertificate: {DEVICE}.pem\nkey: {DEVICE}.key\n\
-             broker: {{ url: \"mqtts://localhost:{}\", ca: ca.pem }}\nhttp: 127.0.0.1:{}\n\
+             broker: {{ url: \"mqtts://127.0.0.1:{}\", ca: ca.pem }}\nhttp: 127.0.0.1:{}\n\
              scenarios: {}\n{apps}",
             self.broker,
             self.agent_http,
