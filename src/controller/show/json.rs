@@ -67,13 +67,12 @@ pub(super) fn incidents(incidents: &[Incident]) -> String {
 
 /// One object.
 pub(super) fn incident(found: &Found) -> String {
-    let (mut bundle, mut failure) = (None, None);
-    if let Some(Open { bytes, bundle: opened }) = &found.open {
-        match opened {
-            Ok(opened) => bundle = Some(contents(bytes.len(), opened)),
-            Err(error) => failure = Some(broken(error)),
-        }
-    }
+    let (bundle, failure) = match &found.open {
+        Ok(Some(Open { bytes, bundle: Ok(opened) })) => (Some(contents(bytes.len(), opened)), None),
+        Ok(Some(Open { bundle: Err(error), .. })) => (None, Some(broken(error))),
+        Ok(None) => (None, None),
+        Err(error) => (None, Some(broken(error))),
+    };
     pretty(&Full { row: row(&found.incident), bundle, broken: failure })
 }
 

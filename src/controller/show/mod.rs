@@ -63,10 +63,11 @@ pub enum ShowError {
     },
 }
 
-/// An incident and, once it is here, its bundle.
+/// An incident and, once it is here, its bundle. One that cannot be read from the disk does not hide
+/// what is known of the incident.
 struct Found {
     incident: Incident,
-    open: Option<Open>,
+    open: Result<Option<Open>, StoreError>,
 }
 
 /// The list of incidents, newest first.
@@ -112,7 +113,7 @@ pub fn incident_json(data: &Path, prefix: &str) -> Result<String, ShowError> {
 /// When there is no such incident, bundle or artifact.
 pub fn artifact(data: &Path, prefix: &str, name: &str) -> Result<Vec<u8>, ShowError> {
     let Found { incident, open } = find(data, prefix)?;
-    let open = open.ok_or(ShowError::NoBundle(incident.id))?;
+    let open = open?.ok_or(ShowError::NoBundle(incident.id))?;
     let bundle = open.bundle.map_err(|source| ShowError::Broken(incident.id, source))?;
     let names: Vec<String> = bundle.artifacts.iter().map(Artifact::label).collect();
     let found = names.iter().position(|own| own == name);
@@ -129,14 +130,14 @@ pub fn artifact(data: &Path, prefix: &str, name: &str) -> Result<Vec<u8>, ShowEr
 /// When there is no such incident or bundle.
 pub fn sealed(data: &Path, prefix: &str) -> Result<Vec<u8>, ShowError> {
     let Found { incident, open } = find(data, prefix)?;
-    Ok(open.ok_or(ShowError::NoBundle(incident.id))?.bytes)
+    Ok(open?.ok_or(ShowError::NoBundle(incident.id))?.bytes)
 }
 
 fn find(data: &Path, prefix: &str) -> Result<Found, ShowError> {
     let reader = Reader::open(data)?;
     match reader.find(prefix)? {
         Find::One(incident) => {
-            let open = reader.bundle(&incident)?;
+            let open = reader.bundle(&incident);
             Ok(Found { incident: *incident, open })
         }
         Find::Several(ids) => {
@@ -167,6 +168,6 @@ impl Style {
 }
 
 /// Why a bundle does not open, for a report.
-fn broken(error: &OpenError) -> String {
+fn broken(error: &dyn std::error::Error) -> String {
     format!("the stored bundle does not open ({}): check the disk", Chain(error))
 }

@@ -17,11 +17,13 @@ pub(super) fn text(found: &Found, style: Style) -> String {
     let incident = &found.incident;
     let mut sections = vec![verdict(incident, style), head(found, style)];
     sections.extend(facts(incident, style));
-    if let Some(Open { bundle, .. }) = &found.open {
-        match bundle {
-            Ok(bundle) => sections.extend(contents(bundle, incident, style)),
-            Err(error) => sections.push(format!("{}\n", broken(error))),
+    match &found.open {
+        Ok(Some(Open { bundle: Ok(bundle), .. })) => {
+            sections.extend(contents(bundle, incident, style));
         }
+        Ok(Some(Open { bundle: Err(error), .. })) => sections.push(format!("{}\n", broken(error))),
+        Err(error) => sections.push(format!("{}\n", broken(error))),
+        Ok(None) => {}
     }
     sections.join("\n")
 }
@@ -65,7 +67,8 @@ fn since(incident: &Incident, style: Style) -> String {
 
 fn bundle(found: &Found) -> String {
     match (&found.open, found.incident.bundle) {
-        (Some(open), Some(digest)) => format!("{} bytes, SHA-256 {digest}", open.bytes.len()),
+        (Ok(Some(open)), Some(digest)) => format!("{} bytes, SHA-256 {digest}", open.bytes.len()),
+        (Err(_), Some(digest)) => format!("lost from the disk; its SHA-256 is {digest}"),
         _ => "not here yet; the device sends it when its link and its budget allow".to_owned(),
     }
 }

@@ -65,6 +65,16 @@ fn a_report_without_a_bundle_says_so() {
 }
 
 #[test]
+fn a_bundle_that_the_disk_lost_does_not_hide_its_incident() {
+    let (place, _) = received();
+    std::fs::remove_dir_all(place.path().join("objects")).unwrap();
+    let shown = show::incident(place.path(), "70", style()).unwrap();
+    assert!(shown.starts_with("panic: ") && shown.contains("lost from the disk"), "{shown}");
+    assert!(show::incident_json(place.path(), "70").unwrap().contains("check the disk"));
+    assert!(matches!(show::sealed(place.path(), "70"), Err(ShowError::Store(_))));
+}
+
+#[test]
 fn colours_are_the_only_escapes() {
     let (place, _) = received();
     let plain = show::incident(place.path(), "70", style()).unwrap();
