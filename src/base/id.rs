@@ -19,8 +19,13 @@ pub enum Invalid {
     #[error("`{0}` is no incident: 32 hexadecimal digits")]
     Incident(String),
     /// Bytes of the wrong length.
-    #[error("{0} bytes where 16 make an id")]
-    Length(usize),
+    #[error("{is} bytes where {must} make an id")]
+    Length {
+        /// How many there are.
+        is: usize,
+        /// How many there must be.
+        must: usize,
+    },
 }
 
 /// The stable key of an app: its UUID, never its domain name, which changes over restarts.
@@ -43,21 +48,38 @@ pub struct ScenarioName(String);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Digest([u8; 32]);
 
-// === impl AppId ===
+// === impl AppId, IncidentId, Digest ===
 
-impl AppId {
-    /// From the 16 bytes of a UUID.
-    #[must_use]
-    pub fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
+macro_rules! bytes {
+    ($name:ident, $length:literal) => {
+        impl $name {
+            /// From its bytes.
+            #[must_use]
+            pub fn new(bytes: [u8; $length]) -> Self {
+                Self(bytes)
+            }
 
-    /// The 16 bytes of the UUID.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
+            /// Its bytes.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8; $length] {
+                &self.0
+            }
+        }
+
+        impl TryFrom<&[u8]> for $name {
+            type Error = Invalid;
+
+            fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
+                let wrong = Invalid::Length { is: bytes.len(), must: $length };
+                bytes.try_into().map(Self).map_err(|_| wrong)
+            }
+        }
+    };
 }
+
+bytes!(AppId, 16);
+bytes!(IncidentId, 16);
+bytes!(Digest, 32);
 
 impl FromStr for AppId {
     type Err = Invalid;
@@ -65,14 +87,6 @@ impl FromStr for AppId {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let digits: String = text.chars().filter(|c| *c != '-').collect();
         from_hex(&digits).map(Self).ok_or_else(|| Invalid::Uuid(text.to_owned()))
-    }
-}
-
-impl TryFrom<&[u8]> for AppId {
-    type Error = Invalid;
-
-    fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
-        bytes.try_into().map(Self).map_err(|_| Invalid::Length(bytes.len()))
     }
 }
 
@@ -88,35 +102,11 @@ impl fmt::Display for AppId {
     }
 }
 
-// === impl IncidentId ===
-
-impl IncidentId {
-    /// From 16 random bytes.
-    #[must_use]
-    pub fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its 16 bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
 impl FromStr for IncidentId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         from_hex(text).map(Self).ok_or_else(|| Invalid::Incident(text.to_owned()))
-    }
-}
-
-impl TryFrom<&[u8]> for IncidentId {
-    type Error = Invalid;
-
-    fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
-        bytes.try_into().map(Self).map_err(|_| Invalid::Length(bytes.len()))
     }
 }
 
@@ -170,31 +160,11 @@ fn is_word(text: &str) -> bool {
 // === impl Digest ===
 
 impl Digest {
-    /// From the 32 bytes of a SHA-256.
-    #[must_use]
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
     /// Of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
         Self(digest.as_ref().try_into().expect("a SHA-256 has 32 bytes"))
-    }
-
-    /// Its 32 bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl TryFrom<&[u8]> for Digest {
-    type Error = Invalid;
-
-    fn try_from(bytes: &[u8]) -> Result<Self, Invalid> {
-        bytes.try_into().map(Self).map_err(|_| Invalid::Length(bytes.len()))
     }
 }
 

@@ -56,3 +56,35 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// A scenario, a binding or a config file that is larger was not written by hand.
 pub const DOCUMENT_BYTES: usize = 1024 * 1024;
+
+/// What a server says first is a line or two; nobody needs more to know it again.
+pub const BANNER_BYTES: usize = 4 * 1024;
+
+/// What of a page is looked at: a health page says what it has to say at its top.
+pub const PAGE_BYTES: usize = 64 * 1024;
+
+/// A server's status line and headers; hyper takes no less than 8 KiB.
+pub const PAGE_HEAD_BYTES: usize = 16 * 1024;
+/// How deep a document may be nested: twice what any of ours needs, and little of a stack.
+pub const DOCUMENT_DEPTH: usize = 16;
+
+/// Values in a document, when its aliases are unfolded: a config of 500 apps has some 10,000.
+pub const DOCUMENT_NODES: usize = 100_000;
+
+/// Mistakes of one text that are shown; whoever has repaired these asks again.
+pub const PROBLEMS_SHOWN: usize = 50;
+
+/// Disks of one guest that are counted. EVE gives a guest a handful.
+pub const DISKS: usize = 64;
+/// Apps on one device: twice what the largest one is expected to run.
+pub const APPS: usize = 1000;
+
+/// The controller's bindings for one device, sealed: one retained message, and cloud brokers take
+/// 128 KiB.
+pub const BINDINGS_BYTES: usize = 120 * 1024;
+
+/// The same unpacked: as much as one file may have.
+pub const BINDINGS_BODY_BYTES: u64 = DOCUMENT_BYTES as u64;
+
+/// Scenarios in one directory, or in one message of the controller.
+pub const SCENARIOS: usize = 256;

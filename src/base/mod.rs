@@ -9,6 +9,7 @@ pub mod document;
 pub mod endpoint;
 pub mod id;
 pub mod limits;
+pub mod pattern;
 pub mod problem;
 pub mod rung;
 pub mod step;

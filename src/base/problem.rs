@@ -3,6 +3,7 @@
 //! Reading never stops at the first mistake: problems are collected and shown together, each with
 //! the place, the words underlined, and the way out.
 
+use super::limits;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::fmt;
 use std::ops::Range;
@@ -72,14 +73,18 @@ impl Problems {
     }
 
     fn render(&self, renderer: &Renderer) -> String {
-        let shown: Vec<String> =
-            self.list.iter().map(|problem| self.render_one(renderer, problem)).collect();
+        let first = self.list.iter().take(limits::PROBLEMS_SHOWN);
+        let mut shown: Vec<String> =
+            first.map(|problem| self.render_one(renderer, problem)).collect();
+        let more = self.list.len().saturating_sub(limits::PROBLEMS_SHOWN);
+        if more > 0 {
+            shown.push(format!("and {more} more mistakes in {}", self.source.name));
+        }
         shown.join("\n\n")
     }
 
     fn render_one(&self, renderer: &Renderer, problem: &Problem) -> String {
-        let end = self.source.text.len();
-        let span = problem.span.start.min(end)..problem.span.end.min(end);
+        let span = within(&self.source.text, &problem.span);
         let snippet = Snippet::source(&self.source.text)
             .path(&self.source.name)
             .annotation(AnnotationKind::Primary.span(span).label(&problem.label));
@@ -90,6 +95,12 @@ impl Problems {
         }
         renderer.render(&report)
     }
+}
+
+/// The whole characters of a text that a span touches: the renderer panics at half of one.
+fn within(text: &str, span: &Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(span.start);
+    start..text.ceil_char_boundary(span.end).max(start)
 }
 
 impl fmt::Display for Problems {

@@ -66,7 +66,7 @@ impl Finding {
 
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Vmm => "vmm",
             Self::Vcpu => "vcpu",
             Self::Kernel => "kernel",
@@ -79,7 +79,7 @@ impl fmt::Display for Rung {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Alive => "alive",
             Self::Dead => "dead",
             Self::Unknown => "unknown",

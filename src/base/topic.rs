@@ -68,6 +68,12 @@ impl Prefix {
         format!("{}/{device}/receipt", self.0)
     }
 
+    /// Where a device finds what the controller binds.
+    #[must_use]
+    pub fn bindings(&self, device: &DeviceId) -> String {
+        format!("{}/{device}/bindings", self.0)
+    }
+
     /// Who speaks on a topic, and of what. `None`: it is not for us.
     #[must_use]
     pub fn parse(&self, topic: &str) -> Option<(DeviceId, Kind)> {
@@ -135,6 +141,7 @@ mod tests {
         assert_eq!((device.as_str(), kind), ("d-1", Kind::Headline));
         assert_eq!(prefix.filter(Kind::Bundle), "lifesign/+/bundle");
         assert_eq!(prefix.receipt(&device), "lifesign/d-1/receipt");
+        assert_eq!(prefix.bindings(&device), "lifesign/d-1/bindings");
         for other in
             ["lifesign/d-1", "lifesign/../headline", "other/d/status", "lifesign/d/bundle/x"]
         {

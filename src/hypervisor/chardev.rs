@@ -14,6 +14,8 @@ pub struct ConsoleDevice {
     pub muxed: bool,
     /// Whether a client holds the socket.
     pub held: bool,
+    /// Whether the guest has the other end open; of a multiplexer nothing is told.
+    pub open: Option<bool>,
 }
 
 impl ConsoleDevice {
@@ -23,17 +25,19 @@ impl ConsoleDevice {
         let file = path.file_name()?.to_str()?;
         let devices = reply.as_array()?;
         let text = |device: &Value, key: &str| device.get(key)?.as_str().map(str::to_owned);
-        let (label, filename) = devices.iter().find_map(|device| {
+        let (label, filename, open) = devices.iter().find_map(|device| {
             let filename = text(device, "filename")?;
             // QEMU may know the directory by another name than we do (a container's mount).
             let socket = filename.split("unix:").nth(1)?.split(',').next()?;
-            (Path::new(socket).file_name()?.to_str()? == file)
-                .then(|| Some((text(device, "label")?, filename)))?
+            (Path::new(socket).file_name()?.to_str()? == file).then(|| {
+                let open = device.get("frontend-open").and_then(Value::as_bool);
+                Some((text(device, "label")?, filename, open))
+            })?
         })?;
         let held = !filename.starts_with("disconnected:");
         Some(match label.strip_suffix("-base") {
-            Some(front) => Self { label: front.to_owned(), muxed: true, held },
-            None => Self { label, muxed: false, held },
+            Some(front) => Self { label: front.to_owned(), muxed: true, held, open: None },
+            None => Self { label, muxed: false, held, open },
         })
     }
 }
@@ -53,7 +57,7 @@ mod tests {
         let device = ConsoleDevice::find(&reply, Path::new("/other/mount/cons")).unwrap();
         assert_eq!(
             device,
-            ConsoleDevice { label: "charserial0".to_owned(), muxed: true, held: false }
+            ConsoleDevice { label: "charserial0".to_owned(), muxed: true, held: false, open: None }
         );
         assert_eq!(ConsoleDevice::find(&reply, Path::new("/run/x/serial")), None);
         assert_eq!(ConsoleDevice::find(&json!({"rubbish": 1}), Path::new("/run/x/cons")), None);
@@ -64,6 +68,9 @@ mod tests {
         let reply =
             json!([{"filename": "unix:/tmp/cons,server=on <-> (null)", "label": "serial0"}]);
         let device = ConsoleDevice::find(&reply, Path::new("/tmp/cons")).unwrap();
-        assert_eq!(device, ConsoleDevice { label: "serial0".to_owned(), muxed: false, held: true });
+        assert_eq!(
+            device,
+            ConsoleDevice { label: "serial0".to_owned(), muxed: false, held: true, open: None }
+        );
     }
 }

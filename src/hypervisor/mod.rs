@@ -3,6 +3,8 @@
 //! Asks and leaves: never holds a monitor longer than a second, never sends `quit`, never brings a
 //! guest into a run state that its manager does not know. What the answers mean is for others.
 
+pub mod blocks;
 pub mod chardev;
 pub mod process;
 pub mod qmp;
+pub mod vcpu;

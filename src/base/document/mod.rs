@@ -22,7 +22,6 @@ pub use value::{Bytes, FromNode, parsed};
 
 use super::limits;
 use super::problem::{Problem, Problems, Source};
-use std::path::Path;
 
 /// A parsed text.
 #[derive(Clone, Debug)]
@@ -61,8 +60,7 @@ impl Document {
     ///
     /// When anything was noted.
     pub fn read<T>(&self, read: impl FnOnce(&Node, &Notes) -> Option<T>) -> Result<T, Problems> {
-        let directory = Path::new(&self.source.name).parent().unwrap_or(Path::new(""));
-        let notes = Notes::new(directory);
+        let notes = Notes::new(&self.source);
         let value = read(&self.root, &notes);
         let problems = notes.into_problems();
         match value {
@@ -72,17 +70,28 @@ impl Document {
     }
 }
 
+/// Bounded, so that neither a stack nor a memory overflows: a person nests some eight deep, and
+/// aliases unfold to what could have been written.
 fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! { strict_booleans: true, with_snippet: false }
+    serde_saphyr::options! {
+        strict_booleans: true,
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_depth: limits::DOCUMENT_DEPTH,
+            flow_nesting_limit: limits::DOCUMENT_DEPTH,
+            max_nodes: limits::DOCUMENT_NODES,
+        },
+    }
 }
 
 fn syntax_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     let start = error.location().map_or(0, |at| {
-        let before = text
-            .split_inclusive('\n')
-            .take(usize::try_from(at.line()).unwrap_or(1).saturating_sub(1));
-        let line: usize = before.map(str::len).sum();
-        line + usize::try_from(at.column()).unwrap_or(1).saturating_sub(1)
+        let number = |at: u64| usize::try_from(at).unwrap_or(1).saturating_sub(1);
+        let mut lines = text.split_inclusive('\n');
+        let before: usize = lines.by_ref().take(number(at.line())).map(str::len).sum();
+        // Columns are counted in characters.
+        let line = lines.next().unwrap_or("");
+        before + line.chars().take(number(at.column())).map(char::len_utf8).sum::<usize>()
     });
     let start = start.min(text.len());
     let end = text
@@ -95,5 +104,13 @@ fn syntax_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
         .split_once(": ")
         .filter(|(head, _)| head.starts_with("line "))
         .map_or(message, |(_, rest)| rest);
+    if message.starts_with("budget breached") || message.starts_with("recursion limit") {
+        let label = format!(
+            "it is nested more than {} deep, or unfolds to more than {} values",
+            limits::DOCUMENT_DEPTH,
+            limits::DOCUMENT_NODES
+        );
+        return Problem::new(start..end, "nobody wrote this by hand", label);
+    }
     Problem::new(start..end, "this is not YAML that can be read", message)
 }

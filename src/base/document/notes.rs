@@ -1,7 +1,7 @@
 //! What is wrong with a document, noted while reading goes on.
 
 use super::node::Node;
-use crate::base::problem::Problem;
+use crate::base::problem::{Problem, Source};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,25 @@ pub struct Notes {
     problems: RefCell<Vec<Problem>>,
     /// The document's own directory: where paths in it start.
     directory: PathBuf,
+    /// The document's name, for people.
+    name: String,
+    /// Where its lines begin, but the first.
+    lines: Vec<usize>,
 }
 
 // === impl Notes ===
 
 impl Notes {
-    /// None yet, in a document of this directory.
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { problems: RefCell::default(), directory: directory.to_owned() }
+    /// None yet, in this document.
+    pub(super) fn new(source: &Source) -> Self {
+        let directory = Path::new(&source.name).parent().unwrap_or(Path::new(""));
+        let lines = source.text.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            problems: RefCell::default(),
+            directory: directory.to_owned(),
+            name: source.name.clone(),
+            lines: lines.collect(),
+        }
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
@@ -28,6 +39,13 @@ impl Notes {
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where a node stands, for a person who shall find it later: file and line.
+    #[must_use]
+    pub fn place(&self, node: &Node) -> String {
+        let line = 1 + self.lines.partition_point(|start| *start <= node.span.start);
+        format!("{}:{line}", self.name)
     }
 
     /// Notes a mistake.

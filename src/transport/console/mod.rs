@@ -1,22 +1,38 @@
-//! A guest's console over QEMU's unix socket.
+//! A guest's console: QEMU's unix socket, a pseudo-terminal, or a serial line of the host. Which of
+//! them it is, the path decides.
 //!
 //! One client at a time: a second one connects and hears nothing until the first leaves, so silence
 //! alone never says that a guest is dead. A client that does not read stops the guest's serial
 //! writes: whoever holds a [`Console`] reads it or drops it.
+//!
+//! To ask something and to know what came of it is a conversation: [`converse`], with a [`Script`].
+
+mod converse;
+mod line;
+mod plain;
+mod question;
+mod report;
+mod script;
+pub mod talk;
+#[cfg(test)]
+mod tests;
+
+pub use converse::{Focus, converse};
+pub use report::{Outcome, Report};
+pub use script::{Exchange, Login, Script};
 
 use super::mux::{Keys, Wiring};
 use crate::base::limits;
+use line::Line;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// An open console.
 #[derive(Debug)]
 pub struct Console {
-    stream: UnixStream,
+    line: Line,
     wiring: Wiring,
     path: PathBuf,
 }
@@ -37,6 +53,12 @@ pub enum Error {
     #[error("the console {path} has too many clients waiting")]
     Crowded {
         /// The socket.
+        path: PathBuf,
+    },
+    /// Another program has the line for itself.
+    #[error("another program holds the line {path}")]
+    Held {
+        /// The device.
         path: PathBuf,
     },
     /// It broke while it was used.
@@ -72,18 +94,18 @@ pub enum Heard {
 }
 
 impl Console {
-    /// Connects.
+    /// Connects to a socket, or opens a line.
     ///
     /// # Errors
     ///
-    /// When the socket cannot be connected to.
+    /// When there is none, or somebody else has it.
     pub async fn open(path: &Path, wiring: Wiring) -> Result<Self, Error> {
-        match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Self { stream, wiring, path: path.to_owned() }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(Error::Crowded { path: path.to_owned() })
-            }
-            Err(source) => Err(Error::Open { path: path.to_owned(), source }),
+        let path = path.to_owned();
+        match Line::open(&path).await {
+            Ok(line) => Ok(Self { line, wiring, path }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::Crowded { path }),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Error::Held { path }),
+            Err(source) => Err(Error::Open { path, source }),
         }
     }
 
@@ -99,7 +121,7 @@ impl Console {
     ///
     /// When nobody takes it within a second, or the socket breaks.
     pub async fn write(&mut self, keys: &Keys) -> Result<(), Error> {
-        let written = timeout(Duration::from_secs(1), self.stream.write_all(keys.as_bytes())).await;
+        let written = timeout(Duration::from_secs(1), self.line.write_all(keys.as_bytes())).await;
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(source)) => Err(Error::Broken { path: self.path.clone(), source }),
@@ -157,8 +179,9 @@ impl Console {
     /// the last keys: QEMU does not read what came before a hang-up that it sees at the same time.
     pub async fn close(mut self) {
         let taken = async {
-            self.stream.shutdown().await?;
-            while self.stream.read(&mut [0; 4096]).await? > 0 {}
+            if self.line.hang_up().await? {
+                while self.line.read(&mut [0; 4096]).await? > 0 {}
+            }
             Ok::<(), io::Error>(())
         };
         match timeout(Duration::from_secs(1), taken).await {
@@ -175,14 +198,18 @@ impl Console {
         if room == 0 {
             return Ok(false);
         }
-        match timeout_at(deadline, self.stream.read(&mut chunk[..room])).await {
+        let count = self.read_some(&mut chunk[..room], deadline).await?;
+        heard.extend_from_slice(&chunk[..count]);
+        Ok(count > 0)
+    }
+
+    /// Reads what is there, or waits for it. Nothing: time is up.
+    async fn read_some(&mut self, chunk: &mut [u8], deadline: Instant) -> Result<usize, Error> {
+        match timeout_at(deadline, self.line.read(chunk)).await {
             Ok(Ok(0)) => Err(Error::Closed { path: self.path.clone() }),
-            Ok(Ok(count)) => {
-                heard.extend_from_slice(&chunk[..count]);
-                Ok(true)
-            }
+            Ok(Ok(count)) => Ok(count),
             Ok(Err(source)) => Err(Error::Broken { path: self.path.clone(), source }),
-            Err(_) => Ok(false),
+            Err(_) => Ok(0),
         }
     }
 }
