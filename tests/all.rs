@@ -9,8 +9,12 @@ mod all {
     pub(crate) mod programs;
 
     mod bad_input;
+    mod beside;
+    mod binding;
     mod console;
     mod faults;
     mod path;
+    mod probes;
     mod survival;
+    mod ways_in;
 }

@@ -37,7 +37,7 @@ guest_up() {
     choose_guest "$1"
     shift
     local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
-    local memory=512 smp=2 agent=no disk=no net=no
+    local memory=512 smp=2 agent=no disk=no net=no login=no
     parse_options "$@"
     prepare_kernel "$kernel"
     claim_directory
@@ -60,7 +60,7 @@ parse_options() {
             printf -v "${1#--}" '%s' "$2"
             shift
             ;;
-        --quiet | --agent | --disk | --net) printf -v "${1#--}" yes ;;
+        --quiet | --login | --agent | --disk | --net) printf -v "${1#--}" yes ;;
         *) die "up knows no option '$1': see hack/lab help" ;;
         esac
         shift
@@ -100,7 +100,7 @@ claim_directory() {
 
 write_about() {
     local key
-    for key in kernel wiring sysrq console quiet memory smp agent disk net; do
+    for key in kernel wiring sysrq console quiet login memory smp agent disk net; do
         echo "$key=${!key}"
     done
 }
@@ -118,17 +118,9 @@ make_disk() {
         die "failed to make a file system in $LAB_GUEST/disk.img: see the line above"
 }
 
-# The ways EVE's own template goes, names and sockets included, but for
-# acceleration. What the lab needs on top has names that begin with `lab`.
-write_config_eve() {
+# EVE's two monitors.
+config_monitors() {
     cat <<CONFIG
-[machine]
-  type = "pc-q35-3.1"
-  hpet = "off"
-  vmport = "off"
-  dump-guest-core = "off"
-$(config_size)
-
 [chardev "charmonitor"]
   backend = "socket"
   path = "$LAB_GUEST/qmp"
@@ -148,6 +140,21 @@ $(config_size)
 [mon "listener"]
   chardev = "charlistener"
   mode = "control"
+CONFIG
+}
+
+# The ways EVE's own template goes, names and sockets included, but for
+# acceleration. What the lab needs on top has names that begin with `lab`.
+write_config_eve() {
+    cat <<CONFIG
+[machine]
+  type = "pc-q35-3.1"
+  hpet = "off"
+  vmport = "off"
+  dump-guest-core = "off"
+$(config_size)
+
+$(config_monitors)
 
 [chardev "charserial0"]
   backend = "socket"
@@ -178,25 +185,7 @@ write_config_plain() {
   type = "q35"
 $(config_size)
 
-[chardev "charmonitor"]
-  backend = "socket"
-  path = "$LAB_GUEST/qmp"
-  server = "on"
-  wait = "off"
-
-[mon "monitor"]
-  chardev = "charmonitor"
-  mode = "control"
-
-[chardev "charlistener"]
-  backend = "socket"
-  path = "$LAB_GUEST/listener.qmp"
-  server = "on"
-  wait = "off"
-
-[mon "listener"]
-  chardev = "charlistener"
-  mode = "control"
+$(config_monitors)
 
 [chardev "charserial0"]
   backend = "socket"
@@ -345,6 +334,7 @@ kernel_arguments() {
     all) arguments+=" sysrq_always_enabled" ;;
     off) arguments+=" lab_sysrq=off" ;;
     esac
+    [ "$login" = no ] || arguments+=" lab_login=yes"
     [ "$agent" = no ] || arguments+=" lab_agent=yes"
     [ "$disk" = no ] || arguments+=" lab_disk=yes"
     [ "$net" = no ] || arguments+=" lab_net=yes"

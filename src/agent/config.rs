@@ -8,7 +8,7 @@ use crate::base::endpoint::BrokerUrl;
 use crate::base::id::{DeviceId, ScenarioName};
 use crate::base::problem::{Problem, Problems, Source};
 use crate::base::topic::Prefix;
-use crate::binding::{self, Binding};
+use crate::binding::Setup;
 use crate::scenario::{self, Scenario};
 use crate::telemetry::logs;
 use std::collections::BTreeMap;
@@ -33,8 +33,6 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// What log lines look like.
     pub log: logs::Settings,
-    /// The apps and their scenarios.
-    pub apps: Vec<Binding>,
 }
 
 /// Where bundles go.
@@ -136,8 +134,10 @@ fn read_config(
     let http = map.optional("http");
     let log = logs::Settings::read(&mut map, notes);
     map.required_node("scenarios");
-    let apps = map.required_node("apps").and_then(|node| binding::read(node, notes, scenarios));
+    // What it says of apps is read again whenever it changes; here its mistakes are told.
+    let setup = Setup::read(&mut map, notes, scenarios);
     map.finish();
+    setup?;
     Some(Config {
         device: device?,
         state: state?,
@@ -146,7 +146,6 @@ fn read_config(
         broker: broker?,
         http,
         log: log?,
-        apps: apps?,
     })
 }
 

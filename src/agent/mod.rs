@@ -14,7 +14,10 @@
 pub mod config;
 pub mod identity;
 pub mod incident;
+pub mod keeper;
 pub mod ledger;
 pub mod probe;
 pub mod run;
+pub mod scenario_cli;
+pub mod status;
 pub mod watch;

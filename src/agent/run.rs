@@ -7,8 +7,9 @@
 use super::config::Config;
 use super::identity::{self, Identity};
 use super::incident::Desk;
+use super::keeper::keep;
 use super::ledger::Ledger;
-use super::watch::{Board, watch};
+use super::watch::Board;
 use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::time::Clock;
@@ -19,7 +20,9 @@ use crate::telemetry::metrics::{self, Counters, Registry};
 use crate::telemetry::{http, signal};
 use crate::upload;
 use prost::Message;
+use serde_json::{Value, json};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,7 +74,7 @@ pub enum Error {
     #[error("failed to listen on {address} for health and metrics")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why.
         #[source]
         source: io::Error,
@@ -86,7 +89,7 @@ pub enum Error {
 /// # Errors
 ///
 /// When it cannot start. Once it runs, it goes on with whatever works.
-pub async fn run(config: Config) -> Result<(), Error> {
+pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let Identity { signer, certificate_pem, key_pem } =
         identity::load(&config.certificate, &config.key)?;
     let state = |source| Error::State { path: config.state.clone(), source };
@@ -131,16 +134,16 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let teller = Teller { device: config.device.clone(), board: board.clone(), spool, telling };
     tasks.spawn(teller.tell(stopped.clone()));
     if let Some(address) = config.http {
-        let listen = |source| Error::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let page = http::Page { registry: Arc::new(registry), health };
-        tasks.spawn(http::serve(listener, page, stopped.clone()));
+        let more = vec![("/apps", apps_page(board.clone()))];
+        let page = http::Page { registry: Arc::new(registry), health, more };
+        tasks.spawn(http::serve(listen(address).await?, page, stopped.clone()));
     }
-    let apps = config.apps.len();
-    for binding in config.apps {
-        tasks.spawn(watch(binding, Arc::clone(&desk), board.clone(), stopped.clone()));
-    }
-    tracing::info!(device = %config.device, apps, version = env!("CARGO_PKG_VERSION"), "watching");
+    tracing::info!(device = %config.device, version = env!("CARGO_PKG_VERSION"), "watching");
+    tasks.spawn(async move {
+        if let Err(wrong) = keep(&file, desk, board, stopped).await {
+            tracing::error!("nothing is watched, for the files are wrong:\n{wrong}");
+        }
+    });
 
     signal::stopped().await.map_err(Error::Signals)?;
     tracing::info!("stopping");
@@ -153,6 +156,26 @@ pub async fn run(config: Config) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// The state of every app under every scenario.
+fn apps_page(board: Board) -> http::Show {
+    Arc::new(move || {
+        let states = board.states().into_iter().map(|shown| {
+            json!({
+                "app": shown.app.id.to_string(),
+                "name": shown.app.name,
+                "scenario": shown.scenario.to_string(),
+                "state": shown.state.word(),
+                "why": shown.why,
+            })
+        });
+        Value::Array(states.collect()).to_string()
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
 fn open_spool(config: &Config) -> Result<Arc<Mutex<Spool>>, Error> {
@@ -249,11 +272,11 @@ impl Teller {
 
     fn status(&self) -> v1::Status {
         let usage = self.spool.lock().unwrap_or_else(PoisonError::into_inner).usage();
-        let apps = self.board.states().into_iter().map(|(app, scenario, state)| v1::AppStatus {
-            app: app.id.as_bytes().to_vec(),
-            name: app.name,
-            scenario: scenario.to_string(),
-            state: state.word().to_owned(),
+        let apps = self.board.states().into_iter().map(|shown| v1::AppStatus {
+            app: shown.app.id.as_bytes().to_vec(),
+            name: shown.app.name,
+            scenario: shown.scenario.to_string(),
+            state: shown.state.word().to_owned(),
         });
         v1::Status {
             device: self.device.to_string(),

@@ -1,26 +1,41 @@
 //! Watches one app: rounds in their time, the ladder, and an incident when it fails.
 
 use super::incident::{Desk, Failure, target};
-use super::probe;
+use super::probe::vmm::Vmm;
+use super::probe::{Asker, testimony};
 use crate::base::id::{AppId, ScenarioName};
 use crate::base::limits;
-use crate::base::rung::{Answer, Rung};
+use crate::base::rung::{Answer, Finding};
 use crate::base::time::{Clock, Instant};
-use crate::binding::{App, Binding};
+use crate::binding::{App, Bound};
 use crate::capture;
 use crate::evidence::qmp;
-use crate::evidence::rounds::{Round, Rounds};
-use crate::ladder::{Ladder, State, Turn, Verdict};
+use crate::evidence::rounds::{self, Round, Rounds};
+use crate::ladder::{self, Context, Ladder, Pause, Rules, State, Testimony, Turn, Verdict};
 use crate::scenario::Scenario;
-use crate::scenario::schedule::Schedule;
+use crate::scenario::schedule::{By, Due, Schedule, share};
 use crate::telemetry::metrics::{Counters, Histogram};
 use crate::telemetry::signal;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Of every app under every scenario.
-type States = BTreeMap<(AppId, ScenarioName), (App, State)>;
+type States = BTreeMap<(AppId, ScenarioName), Shown>;
+
+/// What is shown of an app under a scenario.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The app.
+    pub app: App,
+    /// The scenario.
+    pub scenario: ScenarioName,
+    /// Its state.
+    pub state: State,
+    /// What was heard last.
+    pub why: String,
+}
 
 /// What a watch tells the rest of the program.
 #[derive(Clone)]
@@ -32,117 +47,212 @@ pub struct Board {
     pub round_seconds: Histogram,
 }
 
+/// Of ten seconds, the part in which nobody on the host could go on.
+const STARVING_PERCENT: u32 = 50;
+
 /// An app under one of its scenarios.
 struct Watched {
     scenario: Scenario,
+    asker: Asker,
     schedule: Schedule,
     ladder: Ladder,
     rounds: VecDeque<Round>,
     before: Vec<qmp::Reply>,
 }
 
+/// What a round brought.
+struct Heard {
+    round: Round,
+    testimonies: Vec<Testimony>,
+    context: Context,
+}
+
 /// Watches until `stop` turns true. What a round or a capture has begun is finished first.
-pub async fn watch(binding: Binding, desk: Arc<Desk>, board: Board, stop: watch::Receiver<bool>) {
-    let Binding { app, scenarios } = binding;
+pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Receiver<bool>) {
     let started = Clock::now();
+    let Bound { app, scenarios, secrets, .. } = bound;
     let mut watched: Vec<Watched> = scenarios
         .into_iter()
-        .map(|scenario| Watched::new(&app, scenario, &desk, started))
+        .map(|scenario| {
+            let asker = Asker::new(app.clone(), secrets.clone());
+            Watched::new(scenario, asker, &desk, started)
+        })
         .collect();
     let mut stop = stop;
     while let Some((next, due)) = next_round(&mut watched) {
-        board.show(&app, next);
+        board.show(next);
         tokio::select! {
             biased;
             () = signal::told(&mut stop) => return,
-            () = tokio::time::sleep(due.since(Clock::now())) => {}
+            () = tokio::time::sleep(due.at.since(Clock::now())) => {}
         }
-        next.round(&app, &desk, &board).await;
-        board.show(&app, next);
+        if due.round {
+            next.schedule.begun(&due);
+            next.round(&desk, &board).await;
+            board.show(next);
+        }
     }
 }
 
-fn next_round(watched: &mut [Watched]) -> Option<(&mut Watched, Instant)> {
-    let now = Clock::now();
-    let next = watched.iter_mut().min_by_key(|watched| watched.schedule.next(now))?;
-    let due = next.schedule.next(now);
+fn next_round(watched: &mut [Watched]) -> Option<(&mut Watched, Due)> {
+    let (now, wall) = (Clock::now(), Clock::wall());
+    let next = watched.iter_mut().min_by_key(|watched| watched.schedule.next(now, wall).at)?;
+    let due = next.schedule.next(now, wall);
     Some((next, due))
 }
 
 impl Watched {
-    fn new(app: &App, scenario: Scenario, desk: &Desk, now: Instant) -> Self {
+    fn new(scenario: Scenario, asker: Asker, desk: &Desk, now: Instant) -> Self {
+        let app = asker.app();
         let open = {
             let ledger = desk.ledger.lock().unwrap_or_else(PoisonError::into_inner);
             ledger.get(app.id, scenario.name()).cloned()
         };
-        let timing = scenario.timing();
+        let rules = Rules::from(scenario.timing());
         let ladder = match open {
             Some(open) => {
                 let since = if open.boot_id == desk.boot_id { open.failed_uptime } else { now };
                 desk.resume(app, &scenario, open);
-                Ladder::resumed(timing, since)
+                Ladder::resumed(rules, since, now)
             }
-            None => Ladder::new(timing, now),
+            None => Ladder::new(rules, now),
         };
-        let share = u16::from_be_bytes([app.id.as_bytes()[14], app.id.as_bytes()[15]]);
-        let schedule = Schedule::new(now, timing.period, share);
-        Self { scenario, schedule, ladder, rounds: VecDeque::new(), before: Vec::new() }
+        let schedule = Schedule::new(&scenario, now, share(&app.id, scenario.name()));
+        Self { scenario, asker, schedule, ladder, rounds: VecDeque::new(), before: Vec::new() }
     }
 
-    async fn round(&mut self, app: &App, desk: &Desk, board: &Board) {
+    async fn round(&mut self, desk: &Desk, board: &Board) {
         let begun = Clock::now();
-        let mut round = Round { at: Clock::wall(), probes: Vec::new() };
-        for probe in self.scenario.probes() {
-            round.probes.extend(probe::ask(app, probe, self.scenario.timing().timeout).await);
-            // The hypervisor's own life does not settle a round: a guest hangs while QEMU is fine.
-            if verdict(&round).answer() == Answer::Alive {
-                break;
-            }
-        }
-        let answer = verdict(&round).answer();
-        let took = Clock::now().since(begun);
+        let heard = match self.schedule.suppressed(Clock::wall()) {
+            Some(suppressed) => Heard::nothing(pause_by(suppressed.by)),
+            None => self.ask().await,
+        };
+        let answer = Verdict::of(&heard.testimonies).answer();
         board.rounds.get_or_create(&[("answer", answer.to_string())]).inc();
-        board.round_seconds.observe(took.as_secs_f64());
-        for probe in &round.probes {
-            tracing::debug!(app = %app.name, probe = %probe.name, answer = %probe.answer, reason = %probe.reason, "asked");
+        board.round_seconds.observe(Clock::now().since(begun).as_secs_f64());
+        for probe in &heard.round.probes {
+            tracing::debug!(app = %self.asker.app().name, probe = %probe.name, answer = %probe.answer, reason = %probe.reason, "asked");
         }
-        self.rounds.push_back(round);
+        self.rounds.push_back(heard.round);
         if self.rounds.len() > limits::ROUNDS_KEPT {
             self.rounds.pop_front();
         }
         let before = self.ladder.state();
-        let turn = self.ladder.round(answer, Clock::now());
-        self.tell(app, before);
-        match turn {
-            Some(Turn::BecameSuspect) => self.before = capture::look(&target(app)).await,
-            Some(Turn::Failed) => {
-                let rounds = Rounds { rounds: self.rounds.iter().cloned().collect() };
-                let before = std::mem::take(&mut self.before);
-                desk.begin(Failure { app, scenario: &self.scenario, rounds, before }).await;
-            }
-            Some(Turn::Recovered) => desk.end(app, &self.scenario),
-            None => {}
+        let outcome = self.ladder.round(&heard.testimonies, heard.context, Clock::now());
+        self.tell(before);
+        for turn in outcome.turns {
+            self.act(turn, desk).await;
         }
     }
 
+    /// Asks the probes in their order until one is alive, and looks at what may explain the others.
+    async fn ask(&mut self) -> Heard {
+        let timing = self.scenario.timing();
+        let begun = Clock::now();
+        let mut heard = Heard::nothing(None);
+        for probe in self.scenario.probes() {
+            let Some(timeout) = timing.left(begun, Clock::now()) else { break };
+            let asked = self.asker.ask(probe, timeout).await;
+            heard.testimonies.push(testimony(probe, &asked.finding));
+            heard.note(probe.name(), &asked.finding, asked.took);
+            for finding in &asked.beside {
+                heard.note("", finding, Duration::ZERO);
+            }
+            if Verdict::of(&heard.testimonies).answer() == Answer::Alive {
+                return heard;
+            }
+        }
+        let vmm = self.asker.look().await;
+        let finding = vmm.finding();
+        heard.note("vmm", &finding, Duration::ZERO);
+        heard
+            .testimonies
+            .push(Testimony::new(ladder::Transport::Hypervisor, &finding).conclusive());
+        heard.context = context(&vmm);
+        heard
+    }
+
+    async fn act(&mut self, turn: Turn, desk: &Desk) {
+        let (app, scenario) = (self.asker.app(), &self.scenario);
+        match turn {
+            Turn::BecameSuspect => self.before = capture::look(&target(app)).await,
+            Turn::Failed => {
+                let rounds = Rounds { rounds: self.rounds.iter().cloned().collect() };
+                let before = std::mem::take(&mut self.before);
+                desk.begin(Failure { app, scenario, rounds, before }).await;
+            }
+            Turn::Ended(_) => desk.end(app, scenario),
+            Turn::Flapping | Turn::Calm | Turn::Suppressed(_) => {
+                tracing::info!(app = %app.name, scenario = %scenario.name(), "{turn}");
+            }
+        }
+    }
+
+    /// What was heard last, in words.
+    fn why(&self) -> &str {
+        let last = self.rounds.back().and_then(|round| round.probes.first());
+        last.map_or("", |probe| probe.reason.as_str())
+    }
+
     /// Logs a change of state, once.
-    fn tell(&self, app: &App, before: State) {
+    fn tell(&self, before: State) {
         let now = self.ladder.state();
         if now.word() == before.word() {
             return;
         }
-        let last = self.rounds.back().and_then(|round| round.probes.first());
-        let why = last.map_or("", |probe| probe.reason.as_str());
-        let scenario = self.scenario.name();
-        tracing::info!(app = %app.name, %scenario, from = %before, to = %now, %why, "state");
+        let why = self.why();
+        let (app, scenario) = (&self.asker.app().name, self.scenario.name());
+        tracing::info!(app = %app, %scenario, from = %before, to = %now, %why, "state");
     }
 }
 
-/// Of the probes of the scenario, without the look at the hypervisor that explains them.
-fn verdict(round: &Round) -> Verdict {
-    let above = round.probes.iter().filter(|probe| probe.rung > Rung::Vmm);
-    let answers: Vec<(Rung, Answer)> = above.map(|probe| (probe.rung, probe.answer)).collect();
-    Verdict::of(&answers)
+impl Heard {
+    fn nothing(pause: Option<Pause>) -> Self {
+        let round = Round { at: Clock::wall(), probes: Vec::new() };
+        Self { round, testimonies: Vec::new(), context: Context { pause, ..Context::PLAIN } }
+    }
+
+    fn note(&mut self, name: &str, finding: &Finding, took: Duration) {
+        self.round.probes.push(rounds::Probe {
+            name: name.to_owned(),
+            rung: finding.rung,
+            answer: finding.answer,
+            reason: finding.reason.clone(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+}
+
+/// What may explain a round in which nobody answered.
+fn context(vmm: &Vmm) -> Context {
+    let pause = match vmm {
+        Vmm::Halted { status } => Pause::of_run_state(status),
+        Vmm::Runs { .. } | Vmm::Stopped | Vmm::Unknown { .. } => None,
+    };
+    Context { pause, host_starved: is_starving(), uplink_down: false }
+}
+
+fn pause_by(by: By) -> Option<Pause> {
+    Some(match by {
+        By::Window => Pause::Maintenance,
+        By::Operator => Pause::Operator,
+    })
+}
+
+/// Whether everybody on this host waits for memory or IO half of the time. That many wait for a CPU
+/// says nothing: a guest that spins makes them wait itself.
+fn is_starving() -> bool {
+    let starves = |of: &str| {
+        let text = std::fs::read_to_string(format!("/proc/pressure/{of}")).unwrap_or_default();
+        full_percent(&text).is_some_and(|percent| percent >= STARVING_PERCENT)
+    };
+    starves("memory") || starves("io")
+}
+
+/// `full avg10=12.34 ..`
+fn full_percent(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("full avg10=")?;
+    rest.split('.').next()?.parse().ok()
 }
 
 impl Board {
@@ -152,19 +262,24 @@ impl Board {
         Self { states: Arc::default(), rounds, round_seconds }
     }
 
-    /// Every app under every scenario, and its state.
+    /// Every app under every scenario.
     #[must_use]
-    pub fn states(&self) -> Vec<(App, ScenarioName, State)> {
+    pub fn states(&self) -> Vec<Shown> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states
-            .iter()
-            .map(|((_, scenario), (app, state))| (app.clone(), scenario.clone(), *state))
-            .collect()
+        states.values().cloned().collect()
     }
 
-    fn show(&self, app: &App, watched: &Watched) {
-        let key = (app.id, watched.scenario.name().clone());
+    /// An app that is watched no longer.
+    pub fn forget(&self, app: AppId) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.insert(key, (app.clone(), watched.ladder.state()));
+        states.retain(|(id, _), _| *id != app);
+    }
+
+    fn show(&self, watched: &Watched) {
+        let (app, scenario) = (watched.asker.app().clone(), watched.scenario.name().clone());
+        let key = (app.id, scenario.clone());
+        let (state, why) = (watched.ladder.state(), watched.why().to_owned());
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.insert(key, Shown { app, scenario, state, why });
     }
 }

@@ -2,17 +2,19 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use lifesign::agent::{config, incident, probe, run};
+use lifesign::agent::probe::{Asker, testimony};
+use lifesign::agent::{config, incident, keeper, run, scenario_cli, status};
 use lifesign::base::chain::Chain;
-use lifesign::base::problem::Source;
+use lifesign::base::rung::{Answer, Finding};
 use lifesign::base::text::Harmless;
 use lifesign::base::time::Clock;
-use lifesign::binding::Binding;
+use lifesign::binding::Bound;
 use lifesign::capture::{self, Budget};
 use lifesign::diagnosis::diagnose;
 use lifesign::evidence::Evidence;
-use lifesign::evidence::rounds::{Round, Rounds};
-use lifesign::{scenario, telemetry};
+use lifesign::evidence::rounds::{self, Round, Rounds};
+use lifesign::ladder::Verdict;
+use lifesign::telemetry;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,12 +50,36 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
+    /// Show the state of every app, as the running agent has it
+    Status(ConfigFile),
+    /// Work on scenario files, without any VM
+    #[command(subcommand, after_long_help = include_str!("../../docs/scenario.md"))]
+    Scenario(ScenarioCommand),
+}
+
+#[derive(Subcommand)]
+enum ScenarioCommand {
     /// Read scenario files and tell every mistake
     Lint {
         /// The files
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Say in words what a scenario asks when, what it needs, and how soon it finds out
+    Explain {
+        /// The file
+        file: PathBuf,
+    },
+    /// Play recorded answers to a scenario, and show what would come of them
+    Test {
+        /// The file
+        file: PathBuf,
+        /// The recorded answers
+        #[arg(long, value_name = "FILE")]
+        trace: PathBuf,
+    },
+    /// Print the JSON Schema of the language, for editors
+    Schema,
 }
 
 #[derive(clap::Args)]
@@ -82,33 +108,46 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Run(file) => {
             let config = config::read(&file.config)?;
             telemetry::logs::start(&config.log)?;
-            runtime.block_on(run::run(config))?;
+            runtime.block_on(run::run(config, file.config))?;
 
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(file) => {
-            let config = config::read(&file.config)?;
-            say(&format!("{}: {} apps, no mistakes", file.config.display(), config.apps.len()));
+            config::read(&file.config)?;
+            let found = runtime.block_on(keeper::bound_now(&file.config))?;
+            found.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+            say(&format!("{}: {} apps, no mistakes", file.config.display(), found.bound.len()));
             Ok(ExitCode::SUCCESS)
         }
         Command::Probe { config, app } => {
-            let binding = find(&config.config, &app)?;
-            Ok(runtime.block_on(probe_once(&binding)))
+            let binding = runtime.block_on(find(&config.config, &app))?;
+            Ok(runtime.block_on(probe_once(binding)))
         }
         Command::Capture { config, app, output } => {
-            let binding = find(&config.config, &app)?;
-            runtime.block_on(capture_once(&binding, output.as_deref()))?;
+            let binding = runtime.block_on(find(&config.config, &app))?;
+            runtime.block_on(capture_once(binding, output.as_deref()))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Lint { files } => lint(&files),
+        Command::Status(file) => {
+            let config = config::read(&file.config)?;
+            let Some(address) = config.http else {
+                bail!(
+                    "the config says no `http` address, by which the running agent could be asked"
+                );
+            };
+            let apps = runtime.block_on(status::fetch(address))?;
+            status::lines(&apps).iter().for_each(|line| say(line));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Scenario(command) => on_scenarios(&command),
     }
 }
 
-fn find(config: &Path, app: &str) -> Result<Binding> {
-    let config = config::read(config)?;
-    let names: Vec<String> = config.apps.iter().map(|binding| binding.app.name.clone()).collect();
-    let found = config
-        .apps
+async fn find(config: &Path, app: &str) -> Result<Bound> {
+    config::read(config)?;
+    let bound = keeper::bound_now(config).await?.bound;
+    let names: Vec<String> = bound.iter().map(|binding| binding.app.name.clone()).collect();
+    let found = bound
         .into_iter()
         .find(|binding| binding.app.name == app || binding.app.id.to_string() == app);
     match found {
@@ -117,28 +156,38 @@ fn find(config: &Path, app: &str) -> Result<Binding> {
     }
 }
 
-/// Exit code 0: alive. 1: dead. 2: cannot be told.
-async fn probe_once(binding: &Binding) -> ExitCode {
-    use lifesign::base::rung::Answer;
-    let mut code = ExitCode::from(2);
-    for scenario in &binding.scenarios {
+/// Asks every question once. Exit code 0: alive. 1: dead. 2: cannot be told.
+async fn probe_once(bound: Bound) -> ExitCode {
+    for hindered in &bound.hindered {
+        say(&format!("{} cannot be asked: {}", hindered.scenario, hindered.reason));
+    }
+    let mut asker = Asker::new(bound.app, bound.secrets);
+    let mut heard = Vec::new();
+    for scenario in &bound.scenarios {
         for question in scenario.probes() {
-            let answers = probe::ask(&binding.app, question, scenario.timing().timeout).await;
-            for (index, probe) in answers.iter().enumerate() {
-                let (name, answer) = (&probe.name, probe.answer);
-                say(&format!("{name:<10} {answer:<8} {:>6} ms  {}", probe.took_ms, probe.reason));
-                code = match (index, answer) {
-                    (0, Answer::Alive) => return ExitCode::SUCCESS,
-                    (0, Answer::Dead) => ExitCode::FAILURE,
-                    _ => code,
-                };
-            }
+            let asked = asker.ask(question, scenario.timing().timeout).await;
+            let took = asked.took.as_millis();
+            say_finding(question.name(), &asked.finding, &format!("{took} ms"));
+            asked.beside.iter().for_each(|finding| say_finding("", finding, ""));
+            heard.push(testimony(question, &asked.finding));
         }
     }
-    code
+    say_finding("vmm", &asker.look().await.finding(), "");
+    let verdict = Verdict::of(&heard);
+    say(&format!("\n{verdict}"));
+    match verdict.answer() {
+        Answer::Alive => ExitCode::SUCCESS,
+        Answer::Dead => ExitCode::FAILURE,
+        Answer::Unknown => ExitCode::from(2),
+    }
 }
 
-async fn capture_once(binding: &Binding, output: Option<&Path>) -> Result<()> {
+fn say_finding(name: &str, finding: &Finding, took: &str) {
+    let Finding { rung, answer, reason } = finding;
+    say(&format!("{name:<10} {rung:<10} {answer:<8} {took:>8}  {reason}"));
+}
+
+async fn capture_once(binding: Bound, output: Option<&Path>) -> Result<()> {
     let Some(scenario) = binding.scenarios.first() else {
         bail!("the app has no scenario, so there is nothing to collect");
     };
@@ -147,9 +196,18 @@ async fn capture_once(binding: &Binding, output: Option<&Path>) -> Result<()> {
     let target = incident::target(&binding.app);
     let before = capture::look(&target).await;
     let mut round = Round { at: Clock::wall(), probes: Vec::new() };
+    let mut asker = Asker::new(binding.app.clone(), binding.secrets.clone());
     for question in scenario.probes() {
-        let timeout = scenario.timing().timeout;
-        round.probes.extend(probe::ask(&binding.app, question, timeout).await);
+        let asked = asker.ask(question, scenario.timing().timeout).await;
+        let took_ms = u64::try_from(asked.took.as_millis()).unwrap_or(u64::MAX);
+        let Finding { rung, answer, reason } = asked.finding;
+        round.probes.push(rounds::Probe {
+            name: question.name().to_owned(),
+            rung,
+            answer,
+            reason,
+            took_ms,
+        });
     }
     let mut captured = capture::capture(&target, scenario.diagnose(), before, budget).await;
     captured.artifacts.push(Rounds { rounds: vec![round] }.to_artifact());
@@ -178,22 +236,35 @@ async fn capture_once(binding: &Binding, output: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-fn lint(files: &[PathBuf]) -> Result<ExitCode> {
-    let mut code = ExitCode::SUCCESS;
-    for file in files {
-        let name = file.display().to_string();
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("failed to read {name}"))?;
-        match scenario::read(Source { name: name.clone(), text }) {
-            Ok(scenario) => say(&format!("{name}: {}", scenario.summary())),
-            Err(problems) => {
-                let coloured = io::stderr().is_terminal();
-                complain(&if coloured { problems.coloured() } else { problems.to_string() });
-                code = ExitCode::FAILURE;
-            }
+fn on_scenarios(command: &ScenarioCommand) -> Result<ExitCode> {
+    let told = match command {
+        ScenarioCommand::Lint { files } => return Ok(lint(files)),
+        ScenarioCommand::Explain { file } => scenario_cli::explain(file),
+        ScenarioCommand::Test { file, trace } => scenario_cli::test(file, trace),
+        ScenarioCommand::Schema => Ok(scenario_cli::schema()),
+    };
+    match told {
+        Ok(text) => say(text.trim_end()),
+        Err(error) => {
+            complain_of(&error);
+            return Ok(ExitCode::FAILURE);
         }
     }
-    Ok(code)
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lint(files: &[PathBuf]) -> ExitCode {
+    let linted = scenario_cli::lint(files);
+    linted.right.iter().for_each(|line| say(line));
+    linted.wrong.iter().for_each(complain_of);
+    if linted.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn complain_of(error: &scenario_cli::Error) {
+    match error.coloured().filter(|_| io::stderr().is_terminal()) {
+        Some(coloured) => complain(&coloured),
+        None => complain(&Chain(error).to_string()),
+    }
 }
 
 /// Prints a line. What we print may hold words of a guest.

@@ -33,14 +33,17 @@ pub enum OpenError {
     #[error("it needs a reader of schema {0}, this one reads up to {SCHEMA}")]
     Schema(u32),
     /// Declares more than is ever decompressed.
-    #[error("it declares {0} bytes of evidence, more than is ever unpacked")]
+    #[error("it declares {0} bytes, more than is ever unpacked")]
     Bomb(u64),
     /// Does not decompress to what it declares.
-    #[error("the evidence does not decompress to the {declared} bytes that it declares")]
+    #[error("it does not decompress to the {declared} bytes that it declares")]
     Decompress {
         /// What it declares.
         declared: u64,
     },
+    /// Signed, but something else.
+    #[error("it holds no {0}")]
+    Other(&'static str),
     /// Lacks what we rely on.
     #[error("the message is not complete")]
     Malformed(#[from] Malformed),
@@ -81,6 +84,19 @@ pub fn sender(bytes: &[u8]) -> Result<Digest, OpenError> {
 ///
 /// When it was not sealed with that key, was altered, or is not of a form that is believed.
 pub fn open(bytes: &[u8], key: &PublicKey) -> Result<Sealed, OpenError> {
+    match verified(bytes, key)? {
+        v1::sealed::What::Headline(headline) => Ok(Sealed::Headline(decode_headline(headline)?)),
+        v1::sealed::What::Bundle(packed) => {
+            let body = unpack(&packed, limits::BODY_BYTES)?;
+            let bundle = v1::Bundle::decode(&*body).map_err(OpenError::Payload)?;
+            Ok(Sealed::Bundle(decode_bundle(bundle)?))
+        }
+        v1::sealed::What::Bindings(_) => Err(OpenError::Other("evidence")),
+    }
+}
+
+/// What these bytes hold, once their signature is known to fit the key.
+pub(super) fn verified(bytes: &[u8], key: &PublicKey) -> Result<v1::sealed::What, OpenError> {
     let container = auth::AuthContainer::decode(bytes).map_err(OpenError::Envelope)?;
     let payload = container.protected_payload.ok_or(OpenError::Lacks("payload"))?.payload;
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key.0)
@@ -90,19 +106,12 @@ pub fn open(bytes: &[u8], key: &PublicKey) -> Result<Sealed, OpenError> {
     if sealed.schema > SCHEMA {
         return Err(OpenError::Schema(sealed.schema));
     }
-    match sealed.what.ok_or(OpenError::Lacks("content"))? {
-        v1::sealed::What::Headline(headline) => Ok(Sealed::Headline(decode_headline(headline)?)),
-        v1::sealed::What::Bundle(packed) => {
-            let body = unpack(&packed)?;
-            let bundle = v1::Bundle::decode(&*body).map_err(OpenError::Payload)?;
-            Ok(Sealed::Bundle(decode_bundle(bundle)?))
-        }
-    }
+    sealed.what.ok_or(OpenError::Lacks("content"))
 }
 
-fn unpack(packed: &v1::Packed) -> Result<Vec<u8>, OpenError> {
+pub(super) fn unpack(packed: &v1::Packed, limit: u64) -> Result<Vec<u8>, OpenError> {
     let declared = packed.size;
-    if declared > limits::BODY_BYTES {
+    if declared > limit {
         return Err(OpenError::Bomb(declared));
     }
     let capacity = usize::try_from(declared).map_err(|_| OpenError::Bomb(declared))?;

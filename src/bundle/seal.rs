@@ -14,7 +14,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 /// the moment of sealing only.
 const LEVEL: i32 = 9;
 
-/// Seals in a device's name.
+/// Seals in the name of a device, or of a controller.
 pub struct Signer {
     key: EcdsaKeyPair,
     certificate: Digest,
@@ -67,12 +67,8 @@ impl Signer {
     ///
     /// When it is larger than the wire takes, even compressed.
     pub fn seal_bundle(&self, bundle: &Bundle) -> Result<Vec<u8>, SealError> {
-        let body = encode_bundle(bundle).encode_to_vec();
-        let size = body.len() as u64;
-        within(size, limits::BODY_BYTES)?;
-        let zstd = zstd::bulk::compress(&body, LEVEL).map_err(SealError::Compress)?;
-        let what = v1::sealed::What::Bundle(v1::Packed { size, zstd });
-        let sealed = self.sign(what)?;
+        let packed = pack(&encode_bundle(bundle), limits::BODY_BYTES)?;
+        let sealed = self.sign(v1::sealed::What::Bundle(packed))?;
         within(sealed.len() as u64, limits::BUNDLE_BYTES)?;
         Ok(sealed)
     }
@@ -110,7 +106,15 @@ impl Signer {
     }
 }
 
-fn within(size: u64, limit: u64) -> Result<(), SealError> {
+pub(super) fn pack(message: &impl Message, limit: u64) -> Result<v1::Packed, SealError> {
+    let body = message.encode_to_vec();
+    let size = body.len() as u64;
+    within(size, limit)?;
+    let zstd = zstd::bulk::compress(&body, LEVEL).map_err(SealError::Compress)?;
+    Ok(v1::Packed { size, zstd })
+}
+
+pub(super) fn within(size: u64, limit: u64) -> Result<(), SealError> {
     if size <= limit { Ok(()) } else { Err(SealError::TooLarge { size, limit }) }
 }
 

@@ -91,7 +91,7 @@ fn the_envelope_is_eves() {
     assert!(container.sender_cert.is_empty());
 }
 
-fn device() -> (Signer, PublicKey) {
+pub(super) fn device() -> (Signer, PublicKey) {
     let random = SystemRandom::new();
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random)

@@ -98,7 +98,8 @@ impl Pages {
         let listener = listener.map_err(|source| RunError::Http { address, source })?;
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let page = http::Page { registry: Arc::new(registry), health: vitals.health.clone() };
+        let health = vitals.health.clone();
+        let page = http::Page { registry: Arc::new(registry), health, more: Vec::new() };
         tasks.spawn(http::serve(listener, page, closed));
         Ok(Self { tasks, closing })
     }

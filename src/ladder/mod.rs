@@ -1,296 +1,207 @@
 //! Probe answers in, state and verdict out.
 //!
 //! ```text
-//!                 alive                       dead, once
-//!   starting -----------------> healthy -----------------> suspect
-//!      |                        ^  ^                        |   |
-//!      | dead, grace over       |  +------------------------+   | dead, failureThreshold
-//!      v                        |            alive              v times in a row
-//!   suspect                     +---------------------------- failed
-//!                                 alive, successThreshold
-//!                                 times in a row
+//!                alive                         dead
+//!   starting --------------> healthy ---------------------> suspect ---+
+//!      |                      ^   ^                          |  |  ^   | dead
+//!      | dead, the grace      |   +--------- alive ----------+  |  +---+
+//!      v is over              |                                 |
+//!   suspect                   | alive, successThreshold times   | dead, failureThreshold times,
+//!                             | in a row                        v by enough witnesses
+//!                             +------------------------------ failed
+//!
+//!   started:  from any state to starting; an open incident ends: it was restarted
+//!   gone:     from any state to gone; an open incident ends with it; only `started` leads back
+//!   paused:   from any state but failed and gone, while the guest is held for a healthy reason;
+//!             then to starting if it never answered since its start, else to unknown
+//!   unknown:  from any state but failed and gone, when failureThreshold rounds in a row said nothing;
+//!             the next answer goes on where the last one left off
 //! ```
 //!
-//! A round in which nothing was alive and nothing was dead moves nothing: what could not be asked
-//! says nothing of the app. It neither counts as a failure nor forgets one; only when nothing but
-//! such rounds came for as long as a failure takes is the state shown as `unknown`.
+//! A round is what the probes of a scenario answered: [`Testimony`], one of each, by [`Transport`].
+//! One *alive* above the vCPUs settles it; if nothing was alive and something was *dead*, the round is
+//! dead; else it is unknown. [`Context`] tells what may explain a dead answer without the app being at
+//! fault; such a round counts as unknown, and the [`Excuse`] is told.
+//!
+//! # Invariants
+//!
+//! The simulation checks them after every step, against a second implementation that keeps the whole
+//! history and searches it.
+//!
+//! 1. The state is `failed` exactly while an incident is open. [`Turn::Failed`] opens one,
+//!    [`Turn::Ended`] closes it: in turn, never two of a kind.
+//! 2. No incident without `failure_threshold` dead rounds, by `witnesses` transports or one conclusive
+//!    answer, since the app was last alive, started or paused; none of them excused, none in its grace.
+//! 3. An incident ends by `success_threshold` alive rounds with no dead one among them, by a new process
+//!    or with the app; by nothing else.
+//! 4. A round that says nothing moves no counter and no incident. It may only show `unknown`.
+//! 5. A pause and an excused round neither begin nor end an incident. A pause hears nobody: user-mode
+//!    networks accept connections for a paused guest. What is conclusive is not excused by a starving
+//!    host or a dead uplink.
+//! 6. While it flaps, a change must last for [`Flap::within`] before it is one. Flapping is told once,
+//!    and once that it is calm again.
+//! 7. Time never runs backward in here, whatever the caller says; a life before this boot began at the
+//!    latest now.
+//! 8. What is kept does not grow with time.
+//!
+//! Only an open incident survives the agent ([`Ladder::resumed`]): suspicions, the grace and flapping
+//! begin anew, which can delay an incident but neither make one nor double one.
 //!
 //! No IO, no clock: whoever calls says what was answered and when.
 
-use crate::base::rung::{Answer, Rung};
-use crate::base::time::Instant;
+mod excuse;
+mod flap;
+mod moves;
+mod state;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+pub use excuse::{Context, Excuse, Pause};
+pub use flap::Flap;
+pub use moves::{Ladder, Outcome};
+pub use state::{Recovery, State, Suspicion};
+pub use verdict::{Verdict, Witnesses};
+
+use crate::base::rung::{Answer, Finding, Rung};
 use crate::scenario::Timing;
 use std::fmt;
+use std::time::Duration;
 
-/// What is known of an app under a scenario.
+/// How many rounds make a state, and what else it takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    /// It may still be booting: failures do not count.
-    Starting {
-        /// Since when.
-        since: Instant,
-    },
-    /// It answers.
-    Healthy {
-        /// Since when.
-        since: Instant,
-    },
-    /// It did not answer lately.
-    Suspect {
-        /// The first round that failed.
-        since: Instant,
-        /// Rounds that failed since.
-        failures: u32,
-    },
-    /// It does not answer.
-    Failed {
-        /// Since when.
-        since: Instant,
-        /// Rounds in a row in which it answered again.
-        successes: u32,
-    },
-    /// It cannot be asked.
-    Unknown {
-        /// Since when.
-        since: Instant,
-    },
+pub struct Rules {
+    /// Dead rounds, with no alive one among them, that make an app `failed`. Zero is one.
+    pub failure_threshold: u32,
+    /// Alive rounds, with no dead one among them, that make it `healthy` again. Zero is one.
+    pub success_threshold: u32,
+    /// From the app's start until dead rounds count.
+    pub initial_delay: Duration,
+    /// Transports that must have found it dead, unless one of them was conclusive. Zero is one.
+    /// An app that fewer transports can ask never fails: whoever makes the rules sees to that.
+    pub witnesses: u32,
+    /// When changes are too many; `None` if they never are.
+    pub flap: Option<Flap>,
 }
 
-/// What one round says.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Verdict {
-    /// The highest rung proven.
-    pub proven: Option<Rung>,
-    /// The lowest rung refuted.
-    pub refuted: Option<Rung>,
-    /// What could not be asked.
-    pub unknown: Vec<Rung>,
+/// The way on which a probe asks. What breaks together is one way: the console and its log are fed by
+/// the same device, so they are one witness.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Transport {
+    /// The hypervisor's process, its monitor and its vCPUs.
+    Hypervisor,
+    /// The console, asked or overheard.
+    Console,
+    /// The app's disks.
+    Disk,
+    /// The network.
+    Network,
+    /// The guest agent.
+    Agent,
+}
+
+/// What one probe of a round answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Testimony {
+    /// Which way it asked.
+    pub transport: Transport,
+    /// The rung that is proven by *alive*, refuted by *dead*.
+    pub rung: Rung,
+    /// What it found out.
+    pub answer: Answer,
+    /// A dead answer that needs no second witness: the hypervisor's process is gone or stopped, the
+    /// kernel said that it panicked. Means nothing with another answer.
+    pub conclusive: bool,
 }
 
 /// A change that somebody has to act on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Turn {
-    /// The first failed round.
+    /// The first dead round.
     BecameSuspect,
     /// An incident begins.
     Failed,
     /// The incident is over.
+    Ended(End),
+    /// It changes too often. Told after the change that was one too many.
+    Flapping,
+    /// It changes no longer too often.
+    Calm,
+    /// From here on what is heard does not count, or what was dead does not, because of this.
+    Suppressed(Excuse),
+}
+
+/// Why an incident is over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The app answers again.
     Recovered,
+    /// The app has another process.
+    Restarted,
+    /// The app is no longer on the device.
+    Gone,
 }
 
-/// One app under one scenario.
-#[derive(Clone, Debug)]
-pub struct Ladder {
-    timing: Timing,
-    state: State,
-    unknowns: u32,
-}
-
-impl Verdict {
-    /// Of the answers of a round.
-    #[must_use]
-    pub fn of(answers: &[(Rung, Answer)]) -> Self {
-        let rungs = |wanted: Answer| {
-            answers.iter().filter(move |(_, answer)| *answer == wanted).map(|(rung, _)| *rung)
-        };
+impl From<Timing> for Rules {
+    fn from(timing: Timing) -> Self {
         Self {
-            proven: rungs(Answer::Alive).max(),
-            refuted: rungs(Answer::Dead).min(),
-            unknown: rungs(Answer::Unknown).collect(),
-        }
-    }
-
-    /// What the round counts as: the first *alive* settles it, *unknown* alone says nothing.
-    #[must_use]
-    pub fn answer(&self) -> Answer {
-        match (self.proven, self.refuted) {
-            (Some(_), _) => Answer::Alive,
-            (None, Some(_)) => Answer::Dead,
-            (None, None) => Answer::Unknown,
+            failure_threshold: timing.failure_threshold,
+            success_threshold: timing.success_threshold,
+            initial_delay: timing.initial_delay,
+            witnesses: timing.witnesses,
+            flap: Some(Flap { changes: timing.flap.changes, within: timing.flap.within }),
         }
     }
 }
 
-impl Ladder {
-    /// An app that starts to be watched at `now`.
+impl Testimony {
+    /// Of a probe that asked this way.
     #[must_use]
-    pub fn new(timing: Timing, now: Instant) -> Self {
-        Self { timing, state: State::Starting { since: now }, unknowns: 0 }
+    pub fn new(transport: Transport, finding: &Finding) -> Self {
+        let Finding { rung, answer, .. } = *finding;
+        Self { transport, rung, answer, conclusive: false }
     }
 
-    /// An app that was in an incident when its watcher stopped.
+    /// The same, and there is no doubt.
     #[must_use]
-    pub fn resumed(timing: Timing, failed_since: Instant) -> Self {
-        let state = State::Failed { since: failed_since, successes: 0 };
-        Self { timing, state, unknowns: 0 }
-    }
-
-    /// What is known.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.state
-    }
-
-    /// Takes the result of a round.
-    pub fn round(&mut self, answer: Answer, now: Instant) -> Option<Turn> {
-        match answer {
-            Answer::Alive => self.alive(now),
-            Answer::Dead => self.dead(now),
-            Answer::Unknown => {
-                self.unknown(now);
-                None
-            }
-        }
-    }
-
-    fn alive(&mut self, now: Instant) -> Option<Turn> {
-        self.unknowns = 0;
-        match self.state {
-            State::Healthy { .. } => None,
-            State::Failed { since, successes } => {
-                let successes = successes + 1;
-                if successes < self.timing.success_threshold {
-                    self.state = State::Failed { since, successes };
-                    return None;
-                }
-                self.state = State::Healthy { since: now };
-                Some(Turn::Recovered)
-            }
-            State::Starting { .. } | State::Suspect { .. } | State::Unknown { .. } => {
-                self.state = State::Healthy { since: now };
-                None
-            }
-        }
-    }
-
-    fn dead(&mut self, now: Instant) -> Option<Turn> {
-        self.unknowns = 0;
-        let (since, failures) = match self.state {
-            State::Starting { since } if now.since(since) < self.timing.initial_delay => {
-                return None;
-            }
-            State::Failed { since, .. } => {
-                self.state = State::Failed { since, successes: 0 };
-                return None;
-            }
-            State::Suspect { since, failures } => (since, failures + 1),
-            State::Starting { .. } | State::Healthy { .. } | State::Unknown { .. } => (now, 1),
-        };
-        if failures >= self.timing.failure_threshold {
-            self.state = State::Failed { since: now, successes: 0 };
-            return Some(Turn::Failed);
-        }
-        self.state = State::Suspect { since, failures };
-        (failures == 1).then_some(Turn::BecameSuspect)
-    }
-
-    fn unknown(&mut self, now: Instant) {
-        self.unknowns = self.unknowns.saturating_add(1);
-        let settled = matches!(self.state, State::Failed { .. } | State::Unknown { .. });
-        if !settled && self.unknowns >= self.timing.failure_threshold {
-            self.state = State::Unknown { since: now };
-        }
+    pub fn conclusive(self) -> Self {
+        Self { conclusive: true, ..self }
     }
 }
 
-impl State {
-    /// The word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Starting { .. } => "starting",
-            Self::Healthy { .. } => "healthy",
-            Self::Suspect { .. } => "suspect",
-            Self::Failed { .. } => "failed",
-            Self::Unknown { .. } => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for State {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+        f.write_str(match self {
+            Self::Hypervisor => "hypervisor",
+            Self::Console => "console",
+            Self::Disk => "disk",
+            Self::Network => "network",
+            Self::Agent => "agent",
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    const TIMING: Timing = Timing {
-        period: Duration::from_secs(30),
-        timeout: Duration::from_secs(5),
-        failure_threshold: 3,
-        success_threshold: 2,
-        initial_delay: Duration::from_secs(60),
-    };
-
-    /// One letter a round, 30 s apart: a(live), d(ead), u(nknown). Gives the state after each, and
-    /// `!` and `.` where an incident begins and ends.
-    fn play(rounds: &str) -> String {
-        let mut ladder = Ladder::new(TIMING, Instant::default());
-        let step = |(index, letter): (usize, char)| {
-            let answer = match letter {
-                'a' => Answer::Alive,
-                'd' => Answer::Dead,
-                _ => Answer::Unknown,
-            };
-            let now = Instant::from_millis(30_000 * index as u64);
-            let turn = match ladder.round(answer, now) {
-                Some(Turn::Failed) => "!",
-                Some(Turn::Recovered) => ".",
-                Some(Turn::BecameSuspect) | None => "",
-            };
-            format!("{}{turn}", ladder.state().word())
-        };
-        rounds.chars().enumerate().map(step).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn three_dead_rounds_make_an_incident_and_two_alive_ones_end_it() {
-        assert_eq!(
-            play("addd daa"),
-            "healthy suspect suspect failed! failed failed failed healthy."
-        );
-    }
-
-    #[test]
-    fn a_booting_guest_has_its_time() {
-        assert_eq!(play("dddd"), "starting starting suspect suspect");
-        assert_eq!(play("dddda"), "starting starting suspect suspect healthy");
-    }
-
-    #[test]
-    fn unknown_neither_counts_nor_forgets() {
-        assert_eq!(play("auduudd"), "healthy healthy suspect suspect suspect suspect failed!");
-        assert_eq!(play("auuuud"), "healthy healthy healthy unknown unknown suspect");
-    }
-
-    #[test]
-    fn one_alive_answer_settles_a_round() {
-        let verdict = Verdict::of(&[
-            (Rung::Userspace, Answer::Dead),
-            (Rung::Storage, Answer::Unknown),
-            (Rung::Service, Answer::Alive),
-        ]);
-        assert_eq!(verdict.answer(), Answer::Alive);
-        assert_eq!(verdict.refuted, Some(Rung::Userspace));
-        assert_eq!(verdict.unknown, [Rung::Storage]);
-        assert_eq!(Verdict::of(&[(Rung::Vmm, Answer::Unknown)]).answer(), Answer::Unknown);
-    }
-
-    proptest! {
-        #[test]
-        fn without_a_dead_answer_there_is_no_incident(rounds in "[au]{0,200}") {
-            prop_assert!(!play(&rounds).contains('!'));
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BecameSuspect => f.write_str("it did not answer for the first time"),
+            Self::Failed => f.write_str("an incident begins"),
+            Self::Ended(end) => write!(f, "the incident is over: {end}"),
+            Self::Flapping => {
+                f.write_str("it fails and recovers too often; a change must last now")
+            }
+            Self::Calm => f.write_str("it no longer fails and recovers too often"),
+            Self::Suppressed(excuse) => write!(f, "its silence does not count: {excuse}"),
         }
+    }
+}
 
-        #[test]
-        fn incidents_begin_and_end_in_turn(rounds in "[adu]{0,200}") {
-            let marks: String = play(&rounds).chars().filter(|c| "!.".contains(*c)).collect();
-            prop_assert!(!marks.contains("!!") && !marks.contains("..") && !marks.starts_with('.'));
-        }
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Recovered => "it answers again",
+            Self::Restarted => "it was restarted",
+            Self::Gone => "it is no longer on the device",
+        })
     }
 }

@@ -1,65 +1,244 @@
-//! When the next round starts.
+//! When the next round starts, and when none does.
 //!
-//! Rounds of one app stand a period apart, shifted by a part of the period that is the app's own,
-//! so that 500 apps do not ask at once. A round that took too long is not made up for: the next one
-//! starts at the next beat.
+//! Periods follow the clock that nobody can set, cron and windows the one on the wall. Rounds are
+//! shifted by a part of the period that is the app's own, so that 500 apps do not ask at once. A
+//! round that took too long is not made up for: the next one starts at the next beat.
+//!
+//! ```text
+//!   loop { due = next(now, wall); sleep until due.at; if due.round { begun(&due); ask } }
+//! ```
+//!
+//! The clock on the wall jumps. Backward, no time of it fires twice, unless it had been wrong by
+//! more than [`WRONG`], when what it fired then says nothing of today. Forward, what was jumped over
+//! is not made up for, and two rounds are never closer than half of what the pattern's times are. A
+//! jump is noticed within [`LOOK`]: nobody sleeps longer without asking again.
 
-use crate::base::time::Instant;
+#[cfg(test)]
+mod tests;
+
+use super::{Scenario, When, Window};
+use crate::base::id::{AppId, ScenarioName};
+use crate::base::time::{Instant, Timestamp};
+use std::fmt;
 use std::time::Duration;
 
-/// The beat of one app under one scenario.
-#[derive(Clone, Copy, Debug)]
+/// No sleep is longer, so that a clock that jumped, or a machine that slept, is noticed.
+pub const LOOK: Duration = Duration::from_secs(60);
+
+/// A clock that is set back by more than this was wrong when it fired.
+pub const WRONG: Duration = Duration::from_secs(86_400);
+
+/// Rounds at times of the wall clock are spread over a tenth of their distance, but no more than
+/// this: who names a time does not mean a minute later.
+const SPREAD: Duration = Duration::from_secs(30);
+
+/// Windows that begin before the one before has ended, and are followed to find the end of all.
+const OVERLAPS: usize = 64;
+
+/// The rounds of one app under one scenario.
+#[derive(Clone, Debug)]
 pub struct Schedule {
+    when: When,
+    windows: Vec<Window>,
+    /// The first beat of a period.
     first: Instant,
-    period: Duration,
+    /// How much later than the times of the wall clock.
+    shift: Duration,
+    /// When the last round was to start.
+    last: Option<Instant>,
+    /// The time of the wall clock that fired last.
+    fired: Option<Timestamp>,
+    pause: Option<Pause>,
 }
 
+/// What to wait for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Due {
+    /// Until when.
+    pub at: Instant,
+    /// Whether a round starts then. If not, [`Schedule::next`] is asked again.
+    pub round: bool,
+    time: Option<Timestamp>,
+}
+
+/// An operator's wish that an app be left alone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pause {
+    /// What for.
+    pub why: String,
+    /// Until when; for good if nothing is said.
+    pub until: Option<Timestamp>,
+}
+
+/// Why no round starts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Suppressed {
+    /// Who wishes it.
+    pub by: By,
+    /// What for.
+    pub why: String,
+    /// Until when, if that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// Who wishes that no round starts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// An operator.
+    Operator,
+    /// The scenario's maintenance window.
+    Window,
+}
+
+/// An app's own part (of 65536) of a period under a scenario. It is the same after a restart, and
+/// another for each scenario of the app.
+#[must_use]
+pub fn share(app: &AppId, scenario: &ScenarioName) -> u16 {
+    // FNV-1a: short, and its high bits are well mixed.
+    let bytes = app.as_bytes().iter().chain(scenario.as_str().as_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u16::try_from((hash ^ (hash >> 29)) >> 20 & 0xffff).unwrap_or(0)
+}
+
+// === impl Schedule ===
+
 impl Schedule {
-    /// Beats every `period` from `start` on, shifted by `share` (of 65536) of the period.
+    /// The rounds of an app that is watched from `start` on, shifted by its `share` (of 65536).
     #[must_use]
-    pub fn new(start: Instant, period: Duration, share: u16) -> Self {
-        let period = period.max(Duration::from_millis(1));
-        let shift = period.mul_f64(f64::from(share) / 65536.0);
-        Self { first: start + shift, period }
+    pub fn new(scenario: &Scenario, start: Instant, share: u16) -> Self {
+        let when = scenario.when().clone();
+        let part = f64::from(share) / 65536.0;
+        let (first, shift) = match &when {
+            When::Every(period) => (start + period.mul_f64(part), Duration::ZERO),
+            When::Cron(cron) => (start, (cron.shortest() / 10).min(SPREAD).mul_f64(part)),
+        };
+        let windows = scenario.windows().to_vec();
+        Self { when, windows, first, shift, last: None, fired: None, pause: None }
     }
 
-    /// The first beat after `now`.
+    /// What comes next.
     #[must_use]
-    pub fn next(&self, now: Instant) -> Instant {
-        if now < self.first {
+    pub fn next(&self, now: Instant, wall: Timestamp) -> Due {
+        let (at, time) = match &self.when {
+            When::Every(period) => (Some(self.beat(*period, now)), None),
+            When::Cron(cron) => {
+                let time = cron.after(self.settled(before(wall, self.shift)));
+                let at = time.map(|time| now + after(wall, time) + self.shift);
+                (at.map(|at| at.max(self.earliest(cron.shortest()))), time)
+            }
+        };
+        match at {
+            Some(at) if at <= now + LOOK => Due { at, round: true, time },
+            Some(_) | None => Due { at: now + LOOK, round: false, time: None },
+        }
+    }
+
+    /// Says that the round of `due` starts.
+    pub fn begun(&mut self, due: &Due) {
+        self.last = Some(due.at);
+        self.fired = due.time.or(self.fired);
+    }
+
+    /// The first beat after `now` that was not taken.
+    fn beat(&self, period: Duration, now: Instant) -> Instant {
+        let now = self.last.map_or(now, |last| last.max(now));
+        if now < self.first || (now == self.first && self.last.is_none()) {
             return self.first;
         }
-        let period = u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX);
+        let period = u64::try_from(period.as_millis()).unwrap_or(u64::MAX).max(1);
         let beats = (now.as_millis() - self.first.as_millis()) / period + 1;
         Instant::from_millis(self.first.as_millis().saturating_add(beats.saturating_mul(period)))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn beats_are_ahead_and_no_further_than_a_period(
-            start in 0_u64..1 << 40, period in 1_u64..1 << 30, share: u16, later in 0_u64..1 << 40,
-        ) {
-            let period = Duration::from_millis(period);
-            let start = Instant::from_millis(start);
-            let schedule = Schedule::new(start, period, share);
-            let now = start + Duration::from_millis(later);
-            let next = schedule.next(now);
-            prop_assert!(next > now || next == schedule.first);
-            prop_assert!(next.since(now) <= period);
+    /// From when on a time of the wall clock may fire: what fired once does not again.
+    fn settled(&self, wall: Timestamp) -> Timestamp {
+        match self.fired {
+            Some(fired) if fired > wall && after(wall, fired) <= WRONG => fired,
+            Some(_) | None => wall,
         }
     }
 
-    #[test]
-    fn a_long_sleep_skips_beats() {
-        let schedule = Schedule::new(Instant::from_millis(1000), Duration::from_secs(30), 32768);
-        assert_eq!(schedule.next(Instant::from_millis(0)), Instant::from_millis(16_000));
-        assert_eq!(schedule.next(Instant::from_millis(16_000)), Instant::from_millis(46_000));
-        assert_eq!(schedule.next(Instant::from_millis(100_000)), Instant::from_millis(106_000));
+    /// However the wall clock jumps, rounds are not closer than this.
+    fn earliest(&self, distance: Duration) -> Instant {
+        self.last.map_or(Instant::default(), |last| last + distance.min(WRONG) / 2)
     }
+
+    /// Leaves the app alone from now on.
+    pub fn pause(&mut self, pause: Pause) {
+        self.pause = Some(pause);
+    }
+
+    /// Ends a pause.
+    pub fn resume(&mut self) {
+        self.pause = None;
+    }
+
+    /// Why no round starts at this time, if so. The operator's word comes first.
+    #[must_use]
+    pub fn suppressed(&self, wall: Timestamp) -> Option<Suppressed> {
+        let open = |pause: &&Pause| pause.until.is_none_or(|until| wall < until);
+        if let Some(Pause { why, until }) = self.pause.as_ref().filter(open) {
+            return Some(Suppressed { by: By::Operator, why: why.clone(), until: *until });
+        }
+        let open = self.windows.iter().filter_map(|window| Some((window.open(wall)?, window)));
+        open.max_by_key(|(until, _)| *until).map(|(until, window)| Suppressed {
+            by: By::Window,
+            why: window.why.clone(),
+            until: Some(until),
+        })
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// Until when it is open, if it is.
+    #[must_use]
+    pub fn open(&self, wall: Timestamp) -> Option<Timestamp> {
+        let mut end = None;
+        let mut time = before(wall, self.lasts);
+        for _ in 0..OVERLAPS {
+            match self.cron.after(time) {
+                Some(next) if next <= end.unwrap_or(wall) => time = next,
+                Some(_) | None => break,
+            }
+            end = Some(later(time, self.lasts));
+        }
+        end
+    }
+}
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.by {
+            By::Operator => write!(f, "paused by the operator")?,
+            By::Window => write!(f, "in a maintenance window")?,
+        }
+        if let Some(until) = self.until {
+            write!(f, " until {until}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+// === times of the wall ===
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn before(time: Timestamp, duration: Duration) -> Timestamp {
+    Timestamp::from_millis(time.as_millis().saturating_sub(millis(duration)))
+}
+
+fn later(time: Timestamp, duration: Duration) -> Timestamp {
+    Timestamp::from_millis(time.as_millis().saturating_add(millis(duration)))
+}
+
+/// How long it is from `time` to `next`; nothing if that is over.
+fn after(time: Timestamp, next: Timestamp) -> Duration {
+    let millis = next.as_millis().saturating_sub(time.as_millis());
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }

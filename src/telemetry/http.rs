@@ -1,7 +1,8 @@
 //! The page that tells how the program does.
 //!
 //! `/health` says `healthy`, or `degraded` and why (503); `/healthz` says whether the program is up
-//! and running its loop; `/livez` whether it runs at all; `/metrics` has the numbers.
+//! and running its loop; `/livez` whether it runs at all; `/metrics` has the numbers. A program may add documents of
+//! its own.
 
 use super::health::Health;
 use super::metrics::Registry;
@@ -32,7 +33,12 @@ pub struct Page {
     pub registry: Arc<Registry>,
     /// The health.
     pub health: Health,
+    /// What else the program tells, as JSON, by its path.
+    pub more: Vec<(&'static str, Show)>,
 }
+
+/// Makes a JSON document of what is so at this moment.
+pub type Show = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Serves the page until `stop` turns true.
 pub async fn serve(listener: TcpListener, page: Page, mut stop: watch::Receiver<bool>) {
@@ -80,11 +86,18 @@ fn respond(request: &Request<Incoming>, page: &Page) -> Response<Full<Bytes>> {
         }
         "/healthz" | "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
         "/metrics" => metrics(page),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "there are /health, /healthz, /livez and /metrics\n".to_owned(),
-        ),
+        path => match page.more.iter().find(|(own, _)| *own == path) {
+            Some((_, show)) => response(StatusCode::OK, "application/json", show()),
+            None => text(StatusCode::NOT_FOUND, not_found(page)),
+        },
     }
+}
+
+fn not_found(page: &Page) -> String {
+    let more = page.more.iter().map(|(path, _)| *path);
+    let all: Vec<&str> =
+        ["/health", "/healthz", "/livez", "/metrics"].into_iter().chain(more).collect();
+    format!("there are {}\n", all.join(", "))
 }
 
 fn metrics(page: &Page) -> Response<Full<Bytes>> {

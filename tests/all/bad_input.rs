@@ -139,7 +139,7 @@ fn a_corrupt_parcel_is_set_aside_and_the_others_go() {
     let guest = Guest::up("corrupt", &[]);
     let place = Place::new(&guest);
     let agent = place.agent();
-    guest.break_it("paused");
+    guest.break_it("vmm-stopped");
     let parcels = || {
         let files = std::fs::read_dir(place.path("state/spool")).unwrap();
         let files = files.map(|file| file.unwrap().path());
@@ -171,7 +171,7 @@ fn a_full_disk_loses_nothing() {
     let _disk = SmallDisk::mount(&state);
     std::fs::write(state.join("filler"), vec![0; 8 << 20]).unwrap_err();
     let agent = place.agent();
-    guest.break_it("paused");
+    guest.break_it("vmm-stopped");
     logged(&agent, &["in memory"]);
     let health = place.agent_page("/health").unwrap();
     assert!(health.contains("503") && health.contains("spool:"), "{health}");

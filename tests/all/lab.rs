@@ -25,6 +25,12 @@ impl Guest {
         must(lab(&["break", &self.name, fault]), fault);
     }
 
+    /// Lets a hypervisor that was stopped go on.
+    pub(crate) fn go_on(&self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGCONT).unwrap();
+    }
+
     /// One of its files.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         root().join("target/lab").join(&self.name).join(name)

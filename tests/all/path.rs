@@ -50,12 +50,12 @@ fn a_guest_that_answers_again_ends_its_incident() {
     let place = Place::new(&guest);
     let _controller = place.controller();
     let agent = place.agent();
-    guest.break_it("paused");
+    guest.break_it("vmm-stopped");
     let incident = eventually("an incident", 60, || {
         place.incidents().into_iter().find(|incident| incident["state"] == "stored")
     });
-    assert_eq!(incident["diagnosis"]["class"], "paused");
-    resume(&guest);
+    assert_eq!(incident["diagnosis"]["class"], "vmm-stopped");
+    guest.go_on();
     eventually("the incident ends", 20, || only(place.incidents())["ended_unix_ms"].as_i64());
     let (code, took) = agent.stop();
     assert_eq!(code, Some(0));
@@ -87,11 +87,20 @@ fn both_programs_tell_how_they_do() {
     });
 }
 
-fn resume(guest: &Guest) {
-    use lifesign::hypervisor::qmp::Monitor;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut monitor = Monitor::connect(&guest.file("qmp")).await.unwrap();
-        monitor.ask("cont", serde_json::json!({})).await.unwrap();
+#[test]
+fn a_guest_that_somebody_paused_is_no_incident() {
+    let guest = Guest::up("paused", &[]);
+    let place = Place::new(&guest);
+    let _controller = place.controller();
+    let agent = place.agent();
+    eventually("the app is healthy", 20, || {
+        place.agent_page("/metrics")?.contains("answer=\"alive\"").then_some(())
     });
+    guest.break_it("paused");
+    eventually("the app is paused", 20, || {
+        let status = place.lifesign(&["status", "--config", "agent.yaml"]);
+        String::from_utf8(status.stdout).unwrap().contains("paused").then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    assert!(place.incidents().is_empty() && !agent.log().contains("has failed"));
 }

@@ -1,0 +1,255 @@
+//! Keeps a watch on every app that is bound, while apps come and go and files change.
+//!
+//! ```text
+//!   Files ----+                          +--> a watch, one task an app
+//!             +--> rules, apps --resolve-+--> warnings in the log
+//!   Sources --+                          +--> end of incidents of apps that went or restarted
+//! ```
+//!
+//! Whatever changes, only the watches that it touches begin anew. What is wrong with a file is told in
+//! full and changes nothing.
+
+use super::incident::Desk;
+use super::watch::{Board, watch};
+use crate::base::id::{AppId, Digest};
+use crate::binding::source::{Seen, Source};
+use crate::binding::{
+    Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
+};
+use crate::telemetry::health::Health;
+use crate::telemetry::signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+
+/// News that wait to be looked at: one from each source and the files.
+const NEWS: usize = 8;
+
+/// What may have changed.
+enum News {
+    Files(Box<Result<Loaded, Wrong>>),
+    Seen(usize, Seen),
+}
+
+/// Keeps the watches.
+pub struct Keeper {
+    loaded: Loaded,
+    registry: Registry,
+    watches: BTreeMap<AppId, Watch>,
+    tasks: JoinSet<()>,
+    warned: BTreeSet<String>,
+    desk: Arc<Desk>,
+    board: Board,
+    health: Health,
+}
+
+struct Watch {
+    /// Of all that it was made of.
+    made_of: Digest,
+    bound: Bound,
+    stop: channel::Sender<bool>,
+    /// Closed when it has ended.
+    ended: channel::Receiver<()>,
+}
+
+/// Every app that is bound now. Looks once at each source.
+///
+/// # Errors
+///
+/// When the files are wrong.
+pub async fn bound_now(config: &Path) -> Result<Resolved, Wrong> {
+    let loaded = load(config)?;
+    let mut sources = sources(&loaded);
+    let mut registry = Registry::new(sources.len());
+    for (index, source) in sources.iter_mut().enumerate() {
+        registry.update(index, source.next().await.apps);
+    }
+    Ok(resolved(&loaded, &registry))
+}
+
+/// Keeps watches until `stop` turns true, and then waits for those that are busy.
+pub async fn keep(
+    config: &Path,
+    desk: Arc<Desk>,
+    board: Board,
+    mut stop: channel::Receiver<bool>,
+) -> Result<(), Wrong> {
+    let mut files = Files::new(config);
+    let loaded = files.next().await?;
+    let health = desk.health.clone();
+    let (news, mut coming) = mpsc::channel(NEWS);
+    let mut tellers = JoinSet::new();
+    let sources = sources(&loaded);
+    let registry = Registry::new(sources.len());
+    for (index, source) in sources.into_iter().enumerate() {
+        tellers.spawn(tell_seen(index, source, news.clone()));
+    }
+    tellers.spawn(tell_files(files, news));
+    let (watches, tasks, warned) = (BTreeMap::new(), JoinSet::new(), BTreeSet::new());
+    let mut keeper = Keeper { loaded, registry, watches, tasks, warned, desk, board, health };
+    loop {
+        let news = tokio::select! {
+            biased;
+            () = signal::told(&mut stop) => break,
+            Some(news) = coming.recv() => news,
+            Some(_) = keeper.tasks.join_next() => continue,
+        };
+        keeper.take(news);
+    }
+    tellers.abort_all();
+    keeper.leave().await;
+    Ok(())
+}
+
+/// The config file's own apps first: what a person wrote counts before what is found.
+fn sources(loaded: &Loaded) -> Vec<Source> {
+    let listed = Source::list(loaded.setup.apps.clone());
+    std::iter::once(listed).chain(loaded.setup.discover.iter().map(Source::new)).collect()
+}
+
+fn resolved(loaded: &Loaded, registry: &Registry) -> Resolved {
+    let vault = Vault::open(loaded.rules.references(), loaded.setup.secrets.as_deref());
+    resolve(&loaded.rules, registry.apps(), &vault)
+}
+
+async fn tell_seen(index: usize, mut source: Source, news: mpsc::Sender<News>) {
+    loop {
+        let seen = source.next().await;
+        if news.send(News::Seen(index, seen)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tell_files(mut files: Files, news: mpsc::Sender<News>) {
+    loop {
+        let loaded = Box::new(files.next().await);
+        if news.send(News::Files(loaded)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Keeper {
+    fn take(&mut self, news: News) {
+        let changes = match news {
+            News::Seen(index, Seen { apps, problems }) => {
+                for problem in problems {
+                    self.warn(problem);
+                }
+                self.registry.update(index, apps)
+            }
+            News::Files(loaded) => match *loaded {
+                Ok(loaded) => {
+                    self.health.ok("files");
+                    let apps = loaded.setup.apps.clone();
+                    self.loaded = loaded;
+                    self.registry.update(0, apps)
+                }
+                Err(wrong) => {
+                    tracing::error!(
+                        "the files are wrong, and what they said before stays in force:\n{wrong}"
+                    );
+                    self.health.degraded("files", "a changed file is wrong; the log shows where");
+                    return;
+                }
+            },
+        };
+        for change in changes {
+            self.note(&change);
+        }
+        self.settle();
+    }
+
+    /// An app that went, or is another run of itself, ends what was open of it.
+    fn note(&mut self, change: &Change) {
+        let ended = match change {
+            Change::Restarted(app) => app.id,
+            Change::Gone(id) => *id,
+            Change::Appeared(_) | Change::Changed(_) => return,
+        };
+        if let Some(watch) = self.watches.get(&ended) {
+            for scenario in &watch.bound.scenarios {
+                self.desk.end(&watch.bound.app, scenario);
+            }
+        }
+    }
+
+    /// Begins, renews and ends watches until they are those that are bound.
+    fn settle(&mut self) {
+        let Resolved { bound, warnings, .. } = resolved(&self.loaded, &self.registry);
+        if self.registry.is_settled() {
+            for warning in warnings {
+                self.warn(warning.to_string());
+            }
+        }
+        let wanted: BTreeSet<AppId> = bound.iter().map(|bound| bound.app.id).collect();
+        let ended: Vec<AppId> =
+            self.watches.keys().copied().filter(|id| !wanted.contains(id)).collect();
+        for id in ended {
+            if let Some(watch) = self.watches.remove(&id) {
+                tracing::info!(app = %watch.bound.app.name, "no longer watched");
+                watch.stop.send_replace(true);
+                self.board.forget(id);
+            }
+        }
+        for bound in bound {
+            self.watch(bound);
+        }
+    }
+
+    fn watch(&mut self, bound: Bound) {
+        for hindered in &bound.hindered {
+            let (app, scenario) = (&bound.app.name, &hindered.scenario);
+            self.warn(format!("{app}: {scenario} cannot be asked: {}", hindered.reason));
+        }
+        let id = bound.app.id;
+        let made_of = made_of(&bound);
+        let before = match self.watches.remove(&id) {
+            Some(watch) if watch.made_of == made_of => {
+                self.watches.insert(id, watch);
+                return;
+            }
+            before => before,
+        };
+        tracing::info!(app = %bound.app.name, scenarios = bound.scenarios.len(), "watched");
+        self.board.forget(id);
+        let (stop, stopped) = channel::channel(false);
+        let (running, ended) = channel::channel(());
+        let (desk, board, made) = (Arc::clone(&self.desk), self.board.clone(), bound.clone());
+        self.tasks.spawn(async move {
+            let _running = running;
+            // Two watches of an app would ask for its console at once.
+            if let Some(Watch { stop, mut ended, .. }) = before {
+                stop.send_replace(true);
+                while ended.changed().await.is_ok() {}
+            }
+            watch(made, desk, board, stopped).await;
+        });
+        self.watches.insert(id, Watch { made_of, bound, stop, ended });
+    }
+
+    fn warn(&mut self, warning: String) {
+        if !self.warned.contains(&warning) {
+            tracing::warn!("{warning}");
+            self.warned.insert(warning);
+        }
+    }
+
+    async fn leave(mut self) {
+        for watch in self.watches.values() {
+            watch.stop.send_replace(true);
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Tells whether two bindings would be watched alike. Secrets show nothing of themselves, so they are
+/// taken in by what they are.
+fn made_of(bound: &Bound) -> Digest {
+    let secrets = bound.secrets.iter().map(|(name, secret)| (name, secret.reveal()));
+    let all = format!("{:?} {:?} {:?}", bound.app, bound.scenarios, secrets.collect::<Vec<_>>());
+    Digest::of(all.as_bytes())
+}

@@ -1,0 +1,104 @@
+//! Listens to what an app logs by itself.
+//!
+//! Each question has an ear of its own, which begins to listen when it is first asked: what was logged
+//! before is not held against a guest.
+
+use super::{App, Clock, Duration, Finding, Rung};
+use crate::base::time::Instant;
+use crate::scenario::LogProbe;
+use crate::transport::log::{self, BadLine, FileTap, Label, Watch, Watcher};
+use std::path::{Path, PathBuf};
+
+/// A bad line is told for so long: it takes several rounds to make an incident.
+const BAD_FOR: Duration = Duration::from_secs(600);
+
+/// The questions so far, and what was heard for each.
+#[derive(Debug, Default)]
+pub(super) struct Overheard(Vec<(Question, Ear)>);
+
+/// What is listened for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Question {
+    Log(LogProbe),
+    Silence(Duration),
+}
+
+#[derive(Debug)]
+struct Ear {
+    path: PathBuf,
+    tap: FileTap,
+    watcher: Watcher,
+    bad: Option<(Instant, Finding)>,
+}
+
+impl Overheard {
+    /// Whether a label came by, or a line that must not.
+    pub(super) async fn ask(&mut self, app: &App, probe: &LogProbe) -> Finding {
+        self.listen(app, Question::Log(probe.clone())).await
+    }
+
+    /// Whether anything came by.
+    pub(super) async fn silence(&mut self, app: &App, after: Duration) -> Finding {
+        self.listen(app, Question::Silence(after)).await
+    }
+
+    async fn listen(&mut self, app: &App, question: Question) -> Finding {
+        let Some(path) = &app.console_log else {
+            let reason = "no log of the app is known: bind `console-log`";
+            return Finding::unknown(Rung::Userspace, reason);
+        };
+        let known = self.0.iter().position(|(own, ear)| *own == question && ear.path == *path);
+        let mut ear = match known {
+            Some(at) => self.0.swap_remove(at).1,
+            None => Ear::new(path, &question),
+        };
+        // Reading blocks for as long as the disk does.
+        let listened = tokio::task::spawn_blocking(move || {
+            let finding = ear.listen();
+            (ear, finding)
+        });
+        match listened.await {
+            Ok((ear, finding)) => {
+                self.0.push((question, ear));
+                finding
+            }
+            Err(_) => Finding::unknown(Rung::Userspace, "reading the log was given up"),
+        }
+    }
+}
+
+impl Ear {
+    fn new(path: &Path, question: &Question) -> Self {
+        let watch = match question {
+            Question::Silence(after) => Watch { silence: Some(*after), ..Watch::default() },
+            Question::Log(LogProbe::Label { label, within }) => {
+                let label = Label { text: label.clone(), within: *within };
+                Watch { label: Some(label), ..Watch::default() }
+            }
+            Question::Log(LogProbe::Never(patterns)) => {
+                let bad = |pattern: &crate::base::pattern::Pattern| BadLine {
+                    text: pattern.clone(),
+                    rung: Rung::Service,
+                };
+                Watch { bad_lines: patterns.iter().map(bad).collect(), ..Watch::default() }
+            }
+        };
+        let watcher = Watcher::new(watch, Clock::now());
+        Self { path: path.to_owned(), tap: FileTap::new(path), watcher, bad: None }
+    }
+
+    fn listen(&mut self) -> Finding {
+        let now = Clock::now();
+        log::read(&mut self.tap, &mut self.watcher, now);
+        let mut findings = self.watcher.findings(now);
+        if let Some(at) = findings.iter().position(|f| f.answer == super::Answer::Dead) {
+            self.bad = Some((now, findings.swap_remove(at)));
+        }
+        match (&self.bad, findings.pop()) {
+            (Some((at, bad)), None) if now.since(*at) < BAD_FOR => bad.clone(),
+            (Some((at, bad)), Some(_)) if *at == now => bad.clone(),
+            (_, Some(finding)) => finding,
+            (_, None) => Finding::unknown(Rung::Service, "no bad line was logged"),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Asks the probes of a scenario, by whatever way each of them takes.
+//!
+//! An [`Asker`] belongs to one app under one scenario and remembers what some questions need to be
+//! answered: how far a disk had come, what the vCPUs did, which lines were seen. Its answers are
+//! findings: the first is the probe's own, the others are what it proves beside, and none of them says
+//! *dead* because of silence alone.
+
+mod console;
+mod disk;
+mod guest_agent;
+mod log;
+mod network;
+mod vcpu;
+pub mod vmm;
+
+use crate::base::chain::Chain;
+use crate::base::rung::{Answer, Finding, Rung};
+use crate::base::time::Clock;
+use crate::binding::{App, Secret};
+use crate::hypervisor::blocks::{Demand, Progress};
+use crate::hypervisor::vcpu::Sample;
+use crate::ladder::{self, Testimony};
+use crate::scenario::{ConsoleProbe, DiskProbe, Probe, Transport};
+use crate::transport::disk::heartbeat::Heartbeat;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+use vmm::Vmm;
+
+/// One app under one scenario, and what its questions remember.
+#[derive(Debug)]
+pub struct Asker {
+    app: App,
+    secrets: BTreeMap<String, Secret>,
+    progress: Progress,
+    heartbeats: BTreeMap<String, Heartbeat>,
+    samples: VecDeque<Sample>,
+    overheard: log::Overheard,
+    look: Option<Vmm>,
+}
+
+/// What came of one question.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The question's own finding.
+    pub finding: Finding,
+    /// What it proves beside.
+    pub beside: Vec<Finding>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Asker {
+    /// Asks `app`, with these secrets where a question needs one.
+    #[must_use]
+    pub fn new(app: App, secrets: BTreeMap<String, Secret>) -> Self {
+        Self {
+            app,
+            secrets,
+            progress: Progress::default(),
+            heartbeats: BTreeMap::new(),
+            samples: VecDeque::new(),
+            overheard: log::Overheard::default(),
+            look: None,
+        }
+    }
+
+    /// The app.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// What the hypervisor does, while its guest does not answer: what was seen when the questions
+    /// were asked, or else what is seen now.
+    pub async fn look(&mut self) -> Vmm {
+        match self.look.take() {
+            Some(look) => look,
+            None => vmm::look(&self.app, None).await,
+        }
+    }
+
+    /// Asks one question.
+    pub async fn ask(&mut self, probe: &Probe, timeout: Duration) -> Asked {
+        let started = Instant::now();
+        let deadline = started + timeout;
+        let mut findings = match probe {
+            Probe::Console(ConsoleProbe::Ask { port, login, shell, dialogue }) => {
+                let question = console::Question {
+                    port: *port,
+                    login: login.as_ref(),
+                    shell: *shell,
+                    dialogue,
+                    secrets: &self.secrets,
+                };
+                let (findings, look) = console::ask(&self.app, question, deadline).await;
+                self.look = look.or(self.look.take());
+                findings
+            }
+            Probe::Console(ConsoleProbe::Silence { after, .. }) => {
+                vec![self.overheard.silence(&self.app, *after).await]
+            }
+            Probe::Log(probe) => vec![self.overheard.ask(&self.app, probe).await],
+            Probe::Disk(DiskProbe::Written { device, within }) => {
+                let demand = Demand { disk: device.as_deref(), within: *within, writes: true };
+                vec![disk::written(&self.app, &mut self.progress, &demand).await]
+            }
+            Probe::Disk(DiskProbe::Heartbeat { device, within }) => {
+                vec![
+                    disk::heartbeat(&self.app, &mut self.heartbeats, (device, *within), deadline)
+                        .await,
+                ]
+            }
+            Probe::Network(probe) => {
+                let asked = network::ask(&self.app, probe, deadline).await;
+                std::iter::once(asked.finding).chain(asked.beside).collect()
+            }
+            Probe::Agent(probe) => guest_agent::ask(&self.app, probe, deadline).await,
+            Probe::Vcpu => vec![vcpu::ask(&self.app, &mut self.samples).await],
+        };
+        let finding = findings.remove(0);
+        Asked { finding, beside: findings, took: started.elapsed() }
+    }
+}
+
+/// What a probe's own finding says to the ladder.
+#[must_use]
+pub fn testimony(probe: &Probe, finding: &Finding) -> Testimony {
+    let transport = match probe.transport() {
+        Transport::Console | Transport::Log => ladder::Transport::Console,
+        Transport::Disk => ladder::Transport::Disk,
+        Transport::Network => ladder::Transport::Network,
+        Transport::Agent => ladder::Transport::Agent,
+        Transport::Vcpu => ladder::Transport::Hypervisor,
+    };
+    let testimony = Testimony::new(transport, finding);
+    if probe.is_conclusive() { testimony.conclusive() } else { testimony }
+}

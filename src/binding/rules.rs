@@ -1,0 +1,271 @@
+//! The language of bindings: from a document to [`Rules`], or to all of its mistakes.
+//!
+//! ```yaml
+//! bindings:
+//!   - select: { name: "web-*" }
+//!     consent: input
+//!     scenarios: [linux-console: { period: 10s }, http-service]
+//!     addresses: [10.1.0.7]
+//!     secrets: { password: { file: web-password } }
+//! ```
+
+use super::app::App;
+use super::secret::{Reference, read_references};
+use super::select::Selector;
+use crate::base::consent::Consent;
+use crate::base::document::{Document, FromNode, Map, Node, Notes, Value, parsed};
+use crate::base::id::{AppId, ScenarioName};
+use crate::base::problem::{Problem, Problems, Source};
+use crate::scenario::{Scenario, read_timing};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Scenarios by their names.
+pub type Scenarios = BTreeMap<ScenarioName, Scenario>;
+
+/// Who gets which scenarios, in the order in which it was said.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Vec<Rule>);
+
+/// One binding.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Where it is said, for people: a file and a line.
+    pub place: String,
+    /// Which apps.
+    pub selector: Selector,
+    /// Their scenarios, at the pace that is asked for.
+    pub scenarios: Vec<Scenario>,
+    /// What may be done to them. `None`: left to others to say.
+    pub consent: Option<Consent>,
+    /// Where they can be reached.
+    pub addresses: Vec<IpAddr>,
+    /// What secrets their probes may use, by the name that the scenarios know them by.
+    pub secrets: BTreeMap<String, Reference>,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is bound.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Both; where two are equally precise, ours are meant.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// Every secret that is named.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.iter().flat_map(|rule| rule.secrets.values())
+    }
+}
+
+impl FromIterator<Rule> for Rules {
+    fn from_iter<I: IntoIterator<Item = Rule>>(rules: I) -> Self {
+        Self(rules.into_iter().collect())
+    }
+}
+
+/// Reads a bindings file.
+///
+/// # Errors
+///
+/// When anything is wrong with it; all mistakes are told.
+pub fn read_rules(source: Source, known: &Scenarios) -> Result<Rules, Problems> {
+    Document::parse(source)?.read(|root, notes| {
+        let mut map = root.map(notes)?;
+        let rules = map.required_node("bindings").and_then(|node| {
+            let read: Vec<Option<Rule>> =
+                node.list(notes)?.iter().map(|item| read_rule(item, notes, known)).collect();
+            read.into_iter().collect()
+        });
+        map.finish();
+        rules
+    })
+}
+
+fn read_rule(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Rule> {
+    let mut map = node.map(notes)?;
+    let selector = map.required_node("select").and_then(|node| Selector::read(node, notes));
+    let bound = Said::read(&mut map, notes, known, None);
+    map.finish();
+    Some(bound?.of(notes.place(node), selector?))
+}
+
+/// Reads the list of apps that a config file knows itself, each with a binding of its own.
+pub(super) fn read_apps(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Vec<(App, Rule)>> {
+    let items = node.list(notes)?;
+    let read: Vec<Option<(App, Rule)>> =
+        items.iter().map(|item| read_app(item, notes, known)).collect();
+    let apps: Vec<(App, Rule)> = read.into_iter().collect::<Option<_>>()?;
+    let mut seen = BTreeSet::new();
+    for ((app, _), item) in apps.iter().zip(items) {
+        if !seen.insert(app.id) {
+            let message = format!("the app {} is bound twice", app.id);
+            let problem = Problem::new(item.span.clone(), message, "the second time");
+            notes.note(problem.help("one entry an app; it may list several scenarios"));
+        }
+    }
+    Some(apps)
+}
+
+fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)> {
+    let mut map = node.map(notes)?;
+    let id = map.required("uuid");
+    let name: Option<String> = map.required("name");
+    let console = map.optional("console");
+    let shim_console = map.optional("shim-console");
+    let console_log = map.optional("console-log");
+    let qmp = map.optional("qmp");
+    let guest_agent = map.optional("guest-agent");
+    let labels = match map.node("labels") {
+        Some(node) => read_labels(node, notes),
+        None => Some(BTreeMap::new()),
+    };
+    let said = Said::read(&mut map, notes, known, Some(Consent::default()));
+    map.finish();
+    let id = id?;
+    let app = App {
+        labels: labels?,
+        console,
+        shim_console,
+        console_log,
+        qmp,
+        guest_agent,
+        ..App::new(id, name?)
+    };
+    Some((app, said?.of(notes.place(node), Selector::app(id))))
+}
+
+fn read_labels(node: &Node, notes: &Notes) -> Option<BTreeMap<String, String>> {
+    let Value::Map(entries) = &node.value else {
+        notes.expected(node, "a map of labels, such as { tier: gold },");
+        return None;
+    };
+    let read = entries.iter().map(|(key, value)| {
+        let (key, value) = (String::from_node(key, notes), String::from_node(value, notes));
+        Some((key?, value?))
+    });
+    // Every label is read, so that every mistake is noted.
+    let read: Vec<Option<(String, String)>> = read.collect();
+    read.into_iter().collect()
+}
+
+/// What a binding and an app's own entry have in common.
+struct Said {
+    scenarios: Vec<Scenario>,
+    consent: Option<Consent>,
+    addresses: Vec<IpAddr>,
+    secrets: BTreeMap<String, Reference>,
+}
+
+impl Said {
+    /// `usual` is the consent of who says none; without it, another binding may say it.
+    fn read(
+        map: &mut Map<'_>,
+        notes: &Notes,
+        known: &Scenarios,
+        usual: Option<Consent>,
+    ) -> Option<Self> {
+        let consent = match map.node("consent") {
+            Some(node) => {
+                let words = Consent::ALL.map(|consent| (consent.word(), consent));
+                node.word(notes, "consent", &words).map(Some)
+            }
+            None => Some(usual),
+        };
+        // A consent that is no word was noted; it shall not hide what is wrong with the scenarios.
+        let permitted = consent.flatten().unwrap_or(Consent::Reset);
+        let scenarios = map.required_node("scenarios").and_then(|list| {
+            let items = list.list(notes)?;
+            let read: Vec<Option<Scenario>> =
+                items.iter().map(|item| read_scenario(item, notes, known, permitted)).collect();
+            read.into_iter().collect::<Option<Vec<_>>>()
+        });
+        let addresses = map.or("addresses", Vec::new());
+        let secrets = match map.node("secrets") {
+            Some(node) => read_references(node, notes),
+            None => Some(BTreeMap::new()),
+        };
+        Some(Self {
+            scenarios: scenarios?,
+            consent: consent?,
+            addresses: addresses?,
+            secrets: secrets?,
+        })
+    }
+
+    fn of(self, place: String, selector: Selector) -> Rule {
+        let Self { scenarios, consent, addresses, secrets } = self;
+        Rule { place, selector, scenarios, consent, addresses, secrets }
+    }
+}
+
+/// `linux-console`, or `linux-console: { period: 10s }`.
+fn read_scenario(
+    node: &Node,
+    notes: &Notes,
+    known: &Scenarios,
+    consent: Consent,
+) -> Option<Scenario> {
+    let words: Vec<(&str, &Scenario)> =
+        known.iter().map(|(name, scenario)| (name.as_str(), scenario)).collect();
+    let Value::Map(entries) = &node.value else {
+        let scenario = node.word(notes, "scenario", &words)?;
+        return permitted(node, notes, scenario, consent).then(|| scenario.clone());
+    };
+    let [(name, timing)] = entries.as_slice() else {
+        notes.expected(node, "a scenario's name, or one name with its timing,");
+        return None;
+    };
+    let scenario = name.word(notes, "scenario", &words)?;
+    let mut map = timing.map(notes)?;
+    let timing = read_timing(&mut map, notes, scenario.timing());
+    map.finish();
+    let permitted = permitted(name, notes, scenario, consent);
+    timing.filter(|_| permitted).map(|timing| scenario.clone().with_timing(timing))
+}
+
+fn permitted(node: &Node, notes: &Notes, scenario: &Scenario, consent: Consent) -> bool {
+    let needed = scenario.consent();
+    if consent < needed {
+        let message = format!("`{}` needs the consent `{needed}`", scenario.name());
+        let label = format!("this app consents to `{consent}`");
+        let problem = Problem::new(node.span.clone(), message, label);
+        notes.note(problem.help(format!("say `consent: {needed}` if its probes may be asked")));
+    }
+    consent >= needed
+}
+
+impl FromNode for AppId {
+    const EXPECTED: &'static str = "a UUID such as 0f8fad5b-d9cb-469f-a165-70867728950e";
+
+    fn from_node(node: &Node, notes: &Notes) -> Option<Self> {
+        parsed(node, notes, |text| text.parse().ok())
+    }
+}
+
+impl FromNode for IpAddr {
+    const EXPECTED: &'static str = "an address such as 10.1.0.7 or fd00::7";
+
+    fn from_node(node: &Node, notes: &Notes) -> Option<Self> {
+        parsed(node, notes, |text| text.parse().ok())
+    }
+}
