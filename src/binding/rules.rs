@@ -9,7 +9,7 @@
 //!     secrets: { password: { file: web-password } }
 //! ```
 
-use super::app::App;
+use super::app::{App, Disk};
 use super::secret::{Reference, read_references};
 use super::select::Selector;
 use crate::base::consent::Consent;
@@ -19,6 +19,7 @@ use crate::base::problem::{Problem, Problems, Source};
 use crate::scenario::{Scenario, read_timing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Scenarios by their names.
 pub type Scenarios = BTreeMap<ScenarioName, Scenario>;
@@ -135,6 +136,7 @@ fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)
     let console_log = map.optional("console-log");
     let qmp = map.optional("qmp");
     let guest_agent = map.optional("guest-agent");
+    let disks: Option<Vec<PathBuf>> = map.or("disks", Vec::new());
     let labels = match map.node("labels") {
         Some(node) => read_labels(node, notes),
         None => Some(BTreeMap::new()),
@@ -149,6 +151,7 @@ fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)
         console_log,
         qmp,
         guest_agent,
+        disks: disks?.into_iter().map(|path| Disk { path, ..Disk::default() }).collect(),
         ..App::new(id, name?)
     };
     Some((app, said?.of(notes.place(node), Selector::app(id))))
