@@ -3,6 +3,7 @@
 //! Imports no other room, does no IO, and knows nothing of how a word is used. The one exception to
 //! purity is [`time::Clock`], through which the clock is let into the program.
 
+pub mod base64;
 pub mod chain;
 pub mod consent;
 pub mod document;

@@ -5,6 +5,7 @@
 //! password of the screen, is passed over by the parser and kept nowhere.
 
 use super::super::app::{Disk, Interface, Mac};
+use crate::base::base64;
 use crate::base::id::AppId;
 use crate::base::time::Timestamp;
 use serde::Deserialize;
@@ -317,21 +318,8 @@ fn interface(raw: &RawAdapter) -> Interface {
 
 /// Go writes bytes in base64: six of them are eight letters.
 fn mac_of_base64(text: &str) -> Option<Mac> {
-    let letters: [u8; 8] = text.as_bytes().try_into().ok()?;
-    let mut number: u64 = 0;
-    for letter in letters {
-        let six = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        number = number << 6 | u64::from(six);
-    }
-    let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
-    Some(Mac([a, b, c, d, e, f]))
+    let bytes = (text.len() == 8).then(|| base64::decode(text))??;
+    bytes.try_into().ok().map(Mac)
 }
 
 /// Go's zero time means that it never was.

@@ -7,7 +7,6 @@
 //!
 //! Only a process of the guest can answer: *alive* proves userspace.
 
-mod base64;
 mod probe;
 mod session;
 #[cfg(test)]
@@ -15,6 +14,7 @@ mod tests;
 
 pub use probe::{Channel, Question, probe};
 
+use crate::base::base64;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use session::{Reply, Session, command};
