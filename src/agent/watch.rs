@@ -9,6 +9,7 @@ use crate::base::rung::{Answer, Finding};
 use crate::base::time::{Clock, Instant};
 use crate::binding::{App, Bound};
 use crate::capture;
+use crate::evidence::host::Pressure;
 use crate::evidence::qmp;
 use crate::evidence::rounds::{self, Round, Rounds};
 use crate::ladder::{self, Context, Ladder, Pause, Rules, State, Testimony, Turn, Verdict};
@@ -48,7 +49,7 @@ pub struct Board {
 }
 
 /// Of ten seconds, the part in which nobody on the host could go on.
-const STARVING_PERCENT: u32 = 50;
+const STARVING_PERMILLE: u32 = 500;
 
 /// An app under one of its scenarios.
 struct Watched {
@@ -244,15 +245,9 @@ fn pause_by(by: By) -> Option<Pause> {
 fn is_starving() -> bool {
     let starves = |of: &str| {
         let text = std::fs::read_to_string(format!("/proc/pressure/{of}")).unwrap_or_default();
-        full_percent(&text).is_some_and(|percent| percent >= STARVING_PERCENT)
+        Pressure::permille(&text, "full").is_some_and(|permille| permille >= STARVING_PERMILLE)
     };
     starves("memory") || starves("io")
-}
-
-/// `full avg10=12.34 ..`
-fn full_percent(text: &str) -> Option<u32> {
-    let (_, rest) = text.split_once("full avg10=")?;
-    rest.split('.').next()?.parse().ok()
 }
 
 impl Board {

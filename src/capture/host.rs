@@ -128,17 +128,9 @@ fn waits_in(task: &Path) -> String {
     if function == "0" { String::new() } else { function }
 }
 
-/// `some avg10=1.23 ..`, in permille.
 fn pressure(of: &str) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/pressure/{of}")).ok()?;
-    parse_pressure(&text)
-}
-
-fn parse_pressure(text: &str) -> Option<u32> {
-    let (_, rest) = text.split_once("some avg10=")?;
-    let (percent, decimals) = rest.split_whitespace().next()?.split_once('.')?;
-    let tenths = decimals.get(..1)?.parse::<u32>().ok()?;
-    Some(percent.parse::<u32>().ok()? * 10 + tenths)
+    Pressure::permille(&text, "some")
 }
 
 #[cfg(test)]
@@ -151,13 +143,6 @@ mod tests {
         let sample = parse_stat(stat).unwrap();
         assert_eq!((sample.name.as_str(), sample.state, sample.ticks), ("CPU 0/KVM) S", 'R', 1000));
         assert!(parse_stat("42 (x) R 1").is_none());
-    }
-
-    #[test]
-    fn pressure_is_read_in_permille() {
-        let text = "some avg10=12.34 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 ..\n";
-        assert_eq!(parse_pressure(text), Some(123));
-        assert_eq!(parse_pressure("rubbish"), None);
     }
 
     #[test]

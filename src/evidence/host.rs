@@ -15,7 +15,7 @@ pub struct Host {
     pub sampled_ms: u64,
     /// Its threads.
     pub threads: Vec<Thread>,
-    /// Host pressure, as in `/proc/pressure/{cpu,io,memory}`: `some avg10`, in percent.
+    /// Host pressure, as in `/proc/pressure/{cpu,io,memory}`: `some avg10`.
     #[serde(default)]
     pub pressure: Pressure,
 }
@@ -50,6 +50,19 @@ pub struct Pressure {
     pub memory_permille: Option<u32>,
 }
 
+impl Pressure {
+    /// What a file of `/proc/pressure` says of the last ten seconds: of `some` who wait, or of
+    /// times in which everybody does (`full`).
+    #[must_use]
+    pub fn permille(text: &str, whom: &str) -> Option<u32> {
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(whom)?.strip_prefix(" avg10="))?;
+        let (percent, decimals) = line.split_whitespace().next()?.split_once('.')?;
+        let tenths = decimals.get(..1)?.parse::<u32>().ok()?;
+        percent.parse::<u32>().ok()?.checked_mul(10)?.checked_add(tenths)
+    }
+}
+
 impl Host {
     /// Reads what [`Host::to_bytes`] wrote.
     #[must_use]
@@ -76,5 +89,18 @@ impl Host {
         let thread = self.thread(tid)?;
         let busy_ms = thread.cpu_ms.saturating_add(thread.wait_ms);
         busy_ms.saturating_mul(100).checked_div(self.sampled_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_in_permille() {
+        let text = "some avg10=12.34 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 ..\n";
+        assert_eq!(Pressure::permille(text, "some"), Some(123));
+        assert_eq!(Pressure::permille(text, "full"), Some(0));
+        assert_eq!(Pressure::permille("rubbish", "some"), None);
     }
 }
