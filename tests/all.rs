@@ -14,6 +14,7 @@ mod all {
     mod console;
     mod faults;
     mod path;
+    mod pauses;
     mod probes;
     mod survival;
     mod ways_in;

@@ -10,6 +10,7 @@
 //! announced: at worst the bundle says that the agent was stopped before it could collect.
 
 use super::ledger::{Ledger, OpenIncident, WriteError};
+use super::pauses::Pauses;
 use crate::base::chain::Chain;
 use crate::base::id::{DeviceId, IncidentId};
 use crate::base::time::{Clock, Spoken, Timestamp};
@@ -28,7 +29,7 @@ use ring::rand::SecureRandom;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// What incidents of all apps share.
+/// What the watches of all apps share.
 pub struct Desk {
     /// The name of this device.
     pub device: DeviceId,
@@ -42,6 +43,8 @@ pub struct Desk {
     pub changed: watch::Sender<()>,
     /// Which incidents are open.
     pub ledger: Mutex<Ledger>,
+    /// Which apps an operator wishes to be left alone.
+    pub pauses: Pauses,
     /// What the program tells of itself.
     pub health: Health,
     /// Incidents by class.

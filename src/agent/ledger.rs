@@ -2,14 +2,15 @@
 //!
 //! An agent that is killed and comes back must neither report an app that still hangs a second time
 //! nor forget that it announced an incident whose evidence it had not sealed yet. The ledger is one
-//! small JSON file, replaced as a whole: written beside, synced, renamed.
+//! small JSON file, replaced as a whole.
 
+use super::replace::replace;
 use crate::base::id::{AppId, IncidentId, ScenarioName};
 use crate::base::time::{Instant, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The open incidents of a device.
@@ -111,12 +112,7 @@ impl Ledger {
     }
 
     fn try_write(&self) -> io::Result<()> {
-        let beside = self.path.with_extension("new");
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.open)?)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        replace(&self.path, &serde_json::to_vec_pretty(&self.open)?)
     }
 }
 

@@ -9,6 +9,7 @@ use super::identity::{self, Identity};
 use super::incident::Desk;
 use super::keeper::keep;
 use super::ledger::Ledger;
+use super::pauses::Pauses;
 use super::watch::Board;
 use crate::base::id::DeviceId;
 use crate::base::limits;
@@ -114,6 +115,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         spool: Arc::clone(&spool),
         changed,
         ledger: Mutex::new(Ledger::open(&config.state)),
+        pauses: Pauses::new(&config.state),
         health: health.clone(),
         incidents,
     });

@@ -5,7 +5,7 @@ use super::probe::vmm::Vmm;
 use super::probe::{Asker, testimony};
 use crate::base::id::{AppId, ScenarioName};
 use crate::base::limits;
-use crate::base::rung::{Answer, Finding};
+use crate::base::rung::{Answer, Finding, Rung};
 use crate::base::time::{Clock, Instant};
 use crate::binding::{App, Bound};
 use crate::capture;
@@ -14,7 +14,7 @@ use crate::evidence::qmp;
 use crate::evidence::rounds::{self, Round, Rounds};
 use crate::ladder::{self, Context, Ladder, Pause, Rules, State, Testimony, Turn, Verdict};
 use crate::scenario::Scenario;
-use crate::scenario::schedule::{By, Due, Schedule, share};
+use crate::scenario::schedule::{By, Due, Schedule, Suppressed, share};
 use crate::telemetry::metrics::{Counters, Histogram};
 use crate::telemetry::signal;
 use std::collections::{BTreeMap, VecDeque};
@@ -124,8 +124,13 @@ impl Watched {
 
     async fn round(&mut self, desk: &Desk, board: &Board) {
         let begun = Clock::now();
-        let heard = match self.schedule.suppressed(Clock::wall()) {
-            Some(suppressed) => Heard::nothing(pause_by(suppressed.by)),
+        let wall = Clock::wall();
+        match desk.pauses.of(self.asker.app(), wall) {
+            Some(pause) => self.schedule.pause(pause),
+            None => self.schedule.resume(),
+        }
+        let heard = match self.schedule.suppressed(wall) {
+            Some(suppressed) => Heard::suppressed(&suppressed),
             None => self.ask().await,
         };
         let answer = Verdict::of(&heard.testimonies).answer();
@@ -150,7 +155,7 @@ impl Watched {
     async fn ask(&mut self) -> Heard {
         let timing = self.scenario.timing();
         let begun = Clock::now();
-        let mut heard = Heard::nothing(None);
+        let mut heard = Heard::nothing();
         for probe in self.scenario.probes() {
             let Some(timeout) = timing.left(begun, Clock::now()) else { break };
             let asked = self.asker.ask(probe, timeout).await;
@@ -208,9 +213,22 @@ impl Watched {
 }
 
 impl Heard {
-    fn nothing(pause: Option<Pause>) -> Self {
+    fn nothing() -> Self {
         let round = Round { at: Clock::wall(), probes: Vec::new() };
-        Self { round, testimonies: Vec::new(), context: Context { pause, ..Context::PLAIN } }
+        Self { round, testimonies: Vec::new(), context: Context::PLAIN }
+    }
+
+    /// A round in which nobody was asked.
+    fn suppressed(suppressed: &Suppressed) -> Self {
+        let pause = match suppressed.by {
+            By::Window => Pause::Maintenance,
+            By::Operator => Pause::Operator,
+        };
+        let mut heard = Self::nothing();
+        heard.context.pause = Some(pause);
+        let said = Finding::unknown(Rung::Vmm, suppressed.to_string());
+        heard.note("schedule", &said, Duration::ZERO);
+        heard
     }
 
     fn note(&mut self, name: &str, finding: &Finding, took: Duration) {
@@ -231,13 +249,6 @@ fn context(vmm: &Vmm) -> Context {
         Vmm::Runs { .. } | Vmm::Stopped | Vmm::Unknown { .. } => None,
     };
     Context { pause, host_starved: is_starving(), uplink_down: false }
-}
-
-fn pause_by(by: By) -> Option<Pause> {
-    Some(match by {
-        By::Window => Pause::Maintenance,
-        By::Operator => Pause::Operator,
-    })
 }
 
 /// Whether everybody on this host waits for memory or IO half of the time. That many wait for a CPU

@@ -88,3 +88,6 @@ pub const BINDINGS_BODY_BYTES: u64 = DOCUMENT_BYTES as u64;
 
 /// Scenarios in one directory, or in one message of the controller.
 pub const SCENARIOS: usize = 256;
+
+/// Pauses of operators on one device: a pattern of names stands for many apps.
+pub const PAUSES: usize = 1000;

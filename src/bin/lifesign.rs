@@ -2,12 +2,14 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::probe::{Asker, testimony};
 use lifesign::agent::{config, incident, keeper, run, scenario_cli, status};
 use lifesign::base::chain::Chain;
+use lifesign::base::document::{FromNode, parse_duration};
 use lifesign::base::rung::{Answer, Finding};
 use lifesign::base::text::Harmless;
-use lifesign::base::time::Clock;
+use lifesign::base::time::{Clock, NoDate, Timestamp};
 use lifesign::binding::Bound;
 use lifesign::capture::{self, Budget};
 use lifesign::diagnosis::diagnose;
@@ -18,6 +20,7 @@ use lifesign::telemetry;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Tells why an application on this device stopped answering.
 #[derive(Parser)]
@@ -49,6 +52,27 @@ enum Command {
         /// Write each artifact into this directory
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
+    },
+    /// Leave apps alone for a while: they are not asked, and report nothing
+    Pause {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Name, pattern of names (`web-*`) or UUID
+        apps: String,
+        /// What for; people will read it
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        #[command(flatten)]
+        end: End,
+    },
+    /// Show which apps are paused
+    Pauses(ConfigFile),
+    /// End a pause
+    Resume {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// As the pause was given
+        apps: String,
     },
     /// Show the state of every app, as the running agent has it
     Status(ConfigFile),
@@ -87,6 +111,28 @@ struct ConfigFile {
     /// The agent's config file
     #[arg(long, value_name = "FILE", default_value = "/etc/lifesign/agent.yaml")]
     config: PathBuf,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct End {
+    /// How long, such as 30m, 2h or 7d
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    lasting: Option<Duration>,
+    /// Until when, such as 2030-01-31T18:00Z
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    until: Option<Timestamp>,
+    /// Until it is resumed
+    #[arg(long)]
+    for_good: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| format!("is not {}", Duration::EXPECTED))
+}
+
+fn date(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error: NoDate| error.to_string())
 }
 
 fn main() -> ExitCode {
@@ -128,6 +174,21 @@ fn act(command: Command) -> Result<ExitCode> {
             runtime.block_on(capture_once(binding, output.as_deref()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Pause { config, apps, why, end } => {
+            let (state, now) = (config::read(&config.config)?.state, Clock::wall());
+            pauses::pause(&state, Whom(apps), Told { why, until: end.date(now) }, now)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Pauses(file) => {
+            let state = config::read(&file.config)?.state;
+            pauses::lines(&state, Clock::wall())?.iter().for_each(|line| say(line));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Resume { config, apps } => {
+            let state = config::read(&config.config)?.state;
+            pauses::resume(&state, &Whom(apps), Clock::wall())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Status(file) => {
             let config = config::read(&file.config)?;
             let Some(address) = config.http else {
@@ -140,6 +201,13 @@ fn act(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Scenario(command) => on_scenarios(&command),
+    }
+}
+
+impl End {
+    /// None: for good.
+    fn date(&self, now: Timestamp) -> Option<Timestamp> {
+        self.lasting.map(|lasting| now + lasting).or(self.until)
     }
 }
 
@@ -275,4 +343,15 @@ fn say(line: &str) {
 
 fn complain(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

@@ -44,6 +44,15 @@ impl Selector {
         Self { uuid: Some(id), name: None, labels: Vec::new() }
     }
 
+    /// Selects one app by its key, or all whose names match; as a person names them in a command.
+    #[must_use]
+    pub fn named(text: &str) -> Self {
+        match text.parse() {
+            Ok(id) => Self::app(id),
+            Err(_) => Self { uuid: None, name: Some(Glob(text.to_owned())), labels: Vec::new() },
+        }
+    }
+
     /// Reads `{ uuid: .., name: .., label: .. }`.
     pub(super) fn read(node: &Node, notes: &Notes) -> Option<Self> {
         let mut map = node.map(notes)?;

@@ -204,7 +204,7 @@ impl Window {
                 Some(next) if next <= end.unwrap_or(wall) => time = next,
                 Some(_) | None => break,
             }
-            end = Some(later(time, self.lasts));
+            end = Some(time + self.lasts);
         }
         end
     }
@@ -231,10 +231,6 @@ fn millis(duration: Duration) -> i64 {
 
 fn before(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp::from_millis(time.as_millis().saturating_sub(millis(duration)))
-}
-
-fn later(time: Timestamp, duration: Duration) -> Timestamp {
-    Timestamp::from_millis(time.as_millis().saturating_add(millis(duration)))
 }
 
 /// How long it is from `time` to `next`; nothing if that is over.

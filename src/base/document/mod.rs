@@ -18,7 +18,7 @@ mod value;
 pub use map::Map;
 pub use node::{Node, Value};
 pub use notes::Notes;
-pub use value::{Bytes, FromNode, parsed};
+pub use value::{Bytes, FromNode, parse_duration, parsed};
 
 use super::limits;
 use super::problem::{Problem, Problems, Source};

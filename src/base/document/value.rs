@@ -90,7 +90,9 @@ pub fn parsed<T: FromNode>(
     value
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a time such as `30s` or `1h30m`.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     while !rest.is_empty() {
