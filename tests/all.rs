@@ -12,6 +12,7 @@ mod all {
     mod beside;
     mod binding;
     mod console;
+    mod device_log;
     mod faults;
     mod path;
     mod pauses;

@@ -25,6 +25,7 @@ use crate::scenario::Scenario;
 use crate::spool::{Kept, Parcel, PutError, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Counters;
+use crate::transport::log::DeviceLog;
 use ring::rand::SecureRandom;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -45,6 +46,8 @@ pub struct Desk {
     pub ledger: Mutex<Ledger>,
     /// Which apps an operator wishes to be left alone.
     pub pauses: Pauses,
+    /// What guests say, where the device hears them.
+    pub log: DeviceLog,
     /// What the program tells of itself.
     pub health: Health,
     /// Incidents by class.

@@ -12,14 +12,15 @@
 use super::incident::Desk;
 use super::watch::{Board, watch};
 use crate::base::id::{AppId, Digest};
-use crate::binding::source::{Seen, Source};
+use crate::binding::source::{Kind, Seen, Source};
 use crate::binding::{
     Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
 };
 use crate::telemetry::health::Health;
 use crate::telemetry::signal;
+use crate::transport::log;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -83,6 +84,10 @@ pub async fn keep(
     let mut tellers = JoinSet::new();
     let sources = sources(&loaded);
     let registry = Registry::new(sources.len());
+    if let Some(socket) = loaded.setup.discover.iter().find_map(device_log) {
+        let log = desk.log.clone();
+        tellers.spawn(async move { match log.follow(&socket).await {} });
+    }
     for (index, source) in sources.into_iter().enumerate() {
         tellers.spawn(tell_seen(index, source, news.clone()));
     }
@@ -107,6 +112,14 @@ pub async fn keep(
 fn sources(loaded: &Loaded) -> Vec<Source> {
     let listed = Source::list(loaded.setup.apps.clone());
     std::iter::once(listed).chain(loaded.setup.discover.iter().map(Source::new)).collect()
+}
+
+/// Where the device's log is, if it has one that hears guests.
+fn device_log(kind: &Kind) -> Option<PathBuf> {
+    match kind {
+        Kind::Eve(base) => Some(base.join(log::SOCKET)),
+        Kind::Monitors(_) | Kind::Libvirt(_) => None,
+    }
 }
 
 fn resolved(loaded: &Loaded, registry: &Registry) -> Resolved {

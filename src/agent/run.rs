@@ -19,6 +19,7 @@ use crate::spool::{self, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Counters, Registry};
 use crate::telemetry::{http, signal};
+use crate::transport::log::DeviceLog;
 use crate::upload;
 use prost::Message;
 use serde_json::{Value, json};
@@ -116,6 +117,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         changed,
         ledger: Mutex::new(Ledger::open(&config.state)),
         pauses: Pauses::new(&config.state),
+        log: DeviceLog::default(),
         health: health.clone(),
         incidents,
     });

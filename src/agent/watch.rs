@@ -75,7 +75,7 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
     let mut watched: Vec<Watched> = scenarios
         .into_iter()
         .map(|scenario| {
-            let asker = Asker::new(app.clone(), secrets.clone());
+            let asker = Asker::new(app.clone(), secrets.clone()).with_log(desk.log.clone());
             Watched::new(scenario, asker, &desk, started)
         })
         .collect();

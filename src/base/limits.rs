@@ -91,3 +91,10 @@ pub const SCENARIOS: usize = 256;
 
 /// Pauses of operators on one device: a pattern of names stands for many apps.
 pub const PAUSES: usize = 1000;
+
+/// What is kept in memory of how a guest's console began: the kernel's own boot log is mostly longer,
+/// but its first lines say which kernel and which command line.
+pub const LOG_FIRST_BYTES: usize = 16 * 1024;
+
+/// What is kept in memory of what it said last. With 100 guests this is 6 MiB if all of them talk.
+pub const LOG_RECENT_BYTES: usize = 64 * 1024;

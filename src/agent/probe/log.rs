@@ -6,15 +6,18 @@
 use super::{App, Clock, Duration, Finding, Rung};
 use crate::base::time::Instant;
 use crate::scenario::LogProbe;
-use crate::transport::log::{self, BadLine, FileTap, Label, Watch, Watcher};
-use std::path::{Path, PathBuf};
+use crate::transport::log::{self, BadLine, DeviceLog, FileTap, Label, Tap, Watch, Watcher};
 
 /// A bad line is told for so long: it takes several rounds to make an incident.
 const BAD_FOR: Duration = Duration::from_secs(600);
 
 /// The questions so far, and what was heard for each.
 #[derive(Debug, Default)]
-pub(super) struct Overheard(Vec<(Question, Ear)>);
+pub(super) struct Overheard {
+    /// Where guests are heard whose console no file has.
+    device: DeviceLog,
+    asked: Vec<(Question, Ear)>,
+}
 
 /// What is listened for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,13 +28,18 @@ enum Question {
 
 #[derive(Debug)]
 struct Ear {
-    path: PathBuf,
-    tap: FileTap,
+    /// Of the file or the domain.
+    of: String,
+    tap: Box<dyn Tap>,
     watcher: Watcher,
     bad: Option<(Instant, Finding)>,
 }
 
 impl Overheard {
+    pub(super) fn new(device: DeviceLog) -> Self {
+        Self { device, asked: Vec::new() }
+    }
+
     /// Whether a label came by, or a line that must not.
     pub(super) async fn ask(&mut self, app: &App, probe: &LogProbe) -> Finding {
         self.listen(app, Question::Log(probe.clone())).await
@@ -43,14 +51,24 @@ impl Overheard {
     }
 
     async fn listen(&mut self, app: &App, question: Question) -> Finding {
-        let Some(path) = &app.console_log else {
-            let reason = "no log of the app is known: bind `console-log`";
-            return Finding::unknown(Rung::Userspace, reason);
+        let of = match (&app.console_log, &app.life.domain) {
+            (Some(path), _) => path.display().to_string(),
+            (None, Some(domain)) => domain.clone(),
+            (None, None) => {
+                let reason = "no log of the app is known: bind `console-log`";
+                return Finding::unknown(Rung::Userspace, reason);
+            }
         };
-        let known = self.0.iter().position(|(own, ear)| *own == question && ear.path == *path);
+        let known = self.asked.iter().position(|(own, ear)| *own == question && ear.of == of);
         let mut ear = match known {
-            Some(at) => self.0.swap_remove(at).1,
-            None => Ear::new(path, &question),
+            Some(at) => self.asked.swap_remove(at).1,
+            None => {
+                let tap: Box<dyn Tap> = match &app.console_log {
+                    Some(path) => Box::new(FileTap::new(path)),
+                    None => Box::new(self.device.ear(&of)),
+                };
+                Ear::new(of, tap, &question)
+            }
         };
         // Reading blocks for as long as the disk does.
         let listened = tokio::task::spawn_blocking(move || {
@@ -59,7 +77,7 @@ impl Overheard {
         });
         match listened.await {
             Ok((ear, finding)) => {
-                self.0.push((question, ear));
+                self.asked.push((question, ear));
                 finding
             }
             Err(_) => Finding::unknown(Rung::Userspace, "reading the log was given up"),
@@ -68,7 +86,7 @@ impl Overheard {
 }
 
 impl Ear {
-    fn new(path: &Path, question: &Question) -> Self {
+    fn new(of: String, tap: Box<dyn Tap>, question: &Question) -> Self {
         let watch = match question {
             Question::Silence(after) => Watch { silence: Some(*after), ..Watch::default() },
             Question::Log(LogProbe::Label { label, within }) => {
@@ -84,12 +102,12 @@ impl Ear {
             }
         };
         let watcher = Watcher::new(watch, Clock::now());
-        Self { path: path.to_owned(), tap: FileTap::new(path), watcher, bad: None }
+        Self { of, tap, watcher, bad: None }
     }
 
     fn listen(&mut self) -> Finding {
         let now = Clock::now();
-        log::read(&mut self.tap, &mut self.watcher, now);
+        log::read(self.tap.as_mut(), &mut self.watcher, now);
         let mut findings = self.watcher.findings(now);
         if let Some(at) = findings.iter().position(|f| f.answer == super::Answer::Dead) {
             self.bad = Some((now, findings.swap_remove(at)));

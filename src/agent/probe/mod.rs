@@ -22,6 +22,7 @@ use crate::hypervisor::vcpu::Sample;
 use crate::ladder::{self, Testimony};
 use crate::scenario::{ConsoleProbe, DiskProbe, Probe, Transport};
 use crate::transport::disk::heartbeat::Heartbeat;
+use crate::transport::log::DeviceLog;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -63,6 +64,13 @@ impl Asker {
             overheard: log::Overheard::default(),
             look: None,
         }
+    }
+
+    /// Hears apps in this log whose console no file has.
+    #[must_use]
+    pub fn with_log(mut self, log: DeviceLog) -> Self {
+        self.overheard = log::Overheard::new(log);
+        self
     }
 
     /// The app.

@@ -1,5 +1,6 @@
 //! Follows a log file, as `tail -F` does: from its end, over rotation and truncation.
 
+use super::Tap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -37,19 +38,14 @@ impl FileTap {
         }
         tap
     }
+}
 
-    /// The file's path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+impl Tap for FileTap {
+    fn name(&self) -> String {
+        self.path.display().to_string()
     }
 
-    /// What was written since the last time. Blocks for as long as the disk does.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such file, or it cannot be read. The next call tries again.
-    pub fn read(&mut self) -> io::Result<Piece> {
+    fn read(&mut self) -> io::Result<Piece> {
         let mut piece = Piece::default();
         if let Some((file, place)) = &mut self.file {
             piece.read_on(file, place)?;

@@ -26,6 +26,9 @@ pub struct Memlogd {
 /// What somebody logged.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 pub struct Entry {
+    /// When, as RFC 3339 has it.
+    #[serde(default)]
+    pub time: String,
     /// Who; see [`guest_source`].
     pub source: String,
     /// One line, without its end.
@@ -56,19 +59,27 @@ pub enum Error {
     },
 }
 
-/// Where the daemon answers on EVE.
-pub const SOCKET: &str = "/run/memlogdq.sock";
+/// Where the daemon answers, below `/run`.
+pub const SOCKET: &str = "memlogdq.sock";
 
-/// Sends what comes from now on, nothing of the past.
-const FOLLOW: u8 = 1;
+/// Sends what it still knows of the past, and then what comes.
+const FOLLOW: u8 = 2;
 
 /// The daemon's own bound is 8 KiB a message; JSON may make six bytes of one.
 const LINE_BYTES: usize = 64 * 1024;
 
+/// Before the name of a domain.
+const GUEST: &str = "guest_vm-";
+
 /// The source under which the console of a domain is logged.
 #[must_use]
 pub fn guest_source(domain: &str) -> String {
-    format!("guest_vm-{domain}")
+    format!("{GUEST}{domain}")
+}
+
+/// Whether a source is the console of a guest.
+pub(super) fn is_guest(source: &str) -> bool {
+    source.starts_with(GUEST)
 }
 
 impl Entry {
@@ -82,7 +93,7 @@ impl Entry {
 }
 
 impl Memlogd {
-    /// Connects, and follows from now on.
+    /// Connects, and follows.
     ///
     /// # Errors
     ///
@@ -208,7 +219,10 @@ mod tests {
         says.extend(vec![b'x'; 3 * LINE_BYTES]);
         says.extend_from_slice(b"\n{\"source\":\"a\",\"msg\":\"b\",\"new\":{}}\n");
         let (entries, rubbish) = follow(&says);
-        assert_eq!(entries, [Entry { source: "a".to_owned(), message: "b".to_owned() }]);
+        assert_eq!(
+            entries,
+            [Entry { time: String::new(), source: "a".to_owned(), message: "b".to_owned() }]
+        );
         assert!(rubbish >= 4, "{rubbish}");
     }
 }

@@ -1,22 +1,40 @@
 //! What the guest says by itself, without being asked: a file to which its console is copied, or
 //! EVE's log of everything that runs.
 //!
-//! A [`FileTap`] or a [`Memlogd`] brings the bytes, a [`Watcher`] makes findings of them. Nothing is
+//! A [`Tap`] brings the bytes, a [`Watcher`] makes findings of them. Nothing is
 //! ever sent to the guest, so this needs no consent but `observe`.
 
+mod device;
 mod file;
+mod history;
 mod memlogd;
 mod watcher;
 
+pub use device::{DeviceLog, Ear};
 pub use file::{FileTap, Piece};
+pub use history::History;
 pub use memlogd::{Entry, Error, Memlogd, SOCKET, guest_source};
 pub use watcher::{BAD_LINES, BadLine, Label, Watch, Watcher};
 
 use crate::base::time::Instant;
+use std::fmt;
+use std::io;
 
-/// Reads what a file brought since the last time, and lets the watcher hear it. Blocks for as long
-/// as the disk does.
-pub fn read(tap: &mut FileTap, watcher: &mut Watcher, now: Instant) {
+/// Brings what a guest said.
+pub trait Tap: fmt::Debug + Send {
+    /// What was said since the last time. May block for as long as a disk does.
+    ///
+    /// # Errors
+    ///
+    /// When nothing can be heard. The next call tries again.
+    fn read(&mut self) -> io::Result<Piece>;
+
+    /// What people call it.
+    fn name(&self) -> String;
+}
+
+/// Lets the watcher hear what was said since the last time. May block for as long as a disk does.
+pub fn read(tap: &mut dyn Tap, watcher: &mut Watcher, now: Instant) {
     match tap.read() {
         Ok(piece) => {
             if piece.missed > 0 {
@@ -24,7 +42,7 @@ pub fn read(tap: &mut FileTap, watcher: &mut Watcher, now: Instant) {
             }
             watcher.hear(&piece.bytes, now);
         }
-        Err(error) => watcher.lose(format!("{}: {error}", tap.path().display())),
+        Err(error) => watcher.lose(format!("{}: {error}", tap.name())),
     }
 }
 
