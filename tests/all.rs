@@ -14,6 +14,7 @@ mod all {
     mod console;
     mod device_log;
     mod faults;
+    mod keys;
     mod path;
     mod pauses;
     mod probes;

@@ -21,12 +21,13 @@ use crate::diagnosis::{self, Diagnosis};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::rounds::Rounds;
 use crate::evidence::{Artifact, Evidence, qmp};
-use crate::scenario::Scenario;
+use crate::scenario::{Probe, Scenario};
 use crate::spool::{Kept, Parcel, PutError, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Counters;
 use crate::transport::log::DeviceLog;
 use ring::rand::SecureRandom;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -34,6 +35,8 @@ use tokio::sync::watch;
 pub struct Desk {
     /// The name of this device.
     pub device: DeviceId,
+    /// Where its state is kept.
+    pub state: PathBuf,
     /// Seals in its name.
     pub signer: Signer,
     /// Which boot this is.
@@ -103,7 +106,7 @@ impl Desk {
         tracing::warn!(app = %app.name, scenario = %scenario.name(), incident = %open.incident, "the app has failed; collecting evidence");
         self.announce(app, scenario, &open, News::Begun);
 
-        let target = target(app);
+        let target = target(app, scenario, &self.state);
         let budget = scenario.budget();
         let budget = capture::Budget { time: budget.time, bytes: budget.bytes };
         let captured = capture::capture(&target, scenario.diagnose(), before, budget).await;
@@ -266,14 +269,17 @@ impl Desk {
     }
 }
 
-/// An app as a capture sees it.
+/// An app as a capture under a scenario sees it, by an agent that keeps its state there.
 #[must_use]
-pub fn target(app: &App) -> Target {
+pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
     Target {
         console: app.console.clone(),
         console_log: app.console_log.clone(),
         qmp: app.qmp.clone(),
         pid: None,
+        guest_agent: app.guest_agent.clone(),
+        shell: scenario.probes().iter().any(Probe::has_shell),
+        undo: Some(state.join("undo").join(app.id.to_string())),
         consent: app.consent,
     }
 }

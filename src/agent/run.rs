@@ -111,6 +111,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     count(ours, &counters, &spool);
     let desk = Arc::new(Desk {
         device: config.device.clone(),
+        state: config.state.clone(),
         signer,
         boot_id: identity::boot_id(),
         spool: Arc::clone(&spool),
@@ -152,13 +153,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     signal::stopped().await.map_err(Error::Signals)?;
     tracing::info!("stopping");
     stop.send_replace(true);
-    let drained =
-        tokio::time::timeout(limits::DRAIN, async { while tasks.join_next().await.is_some() {} });
-    if drained.await.is_err() {
-        tracing::warn!(
-            "something took too long to stop and was dropped; what it announced is on disk"
-        );
-    }
+    drain(tasks).await;
     Ok(())
 }
 
@@ -176,6 +171,16 @@ fn apps_page(board: Board) -> http::Show {
         });
         Value::Array(states.collect()).to_string()
     })
+}
+
+/// Waits for whoever is not done yet, for as long as a stop may take.
+async fn drain(mut tasks: JoinSet<()>) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits::DRAIN, all).await.is_err() {
+        tracing::warn!(
+            "something took too long to stop and was dropped; what it announced is on disk"
+        );
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {

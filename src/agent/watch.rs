@@ -79,6 +79,11 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
             Watched::new(scenario, asker, &desk, started)
         })
         .collect();
+    let targets: Vec<_> =
+        watched.iter().map(|w| target(w.asker.app(), &w.scenario, &desk.state)).collect();
+    for target in &targets {
+        capture::put_back(target).await;
+    }
     let mut stop = stop;
     while let Some((next, due)) = next_round(&mut watched) {
         board.show(next);
@@ -181,7 +186,9 @@ impl Watched {
     async fn act(&mut self, turn: Turn, desk: &Desk) {
         let (app, scenario) = (self.asker.app(), &self.scenario);
         match turn {
-            Turn::BecameSuspect => self.before = capture::look(&target(app)).await,
+            Turn::BecameSuspect => {
+                self.before = capture::look(&target(app, scenario, &desk.state)).await
+            }
             Turn::Failed => {
                 let rounds = Rounds { rounds: self.rounds.iter().cloned().collect() };
                 let before = std::mem::take(&mut self.before);

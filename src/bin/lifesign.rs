@@ -171,7 +171,8 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Capture { config, app, output } => {
             let binding = runtime.block_on(find(&config.config, &app))?;
-            runtime.block_on(capture_once(binding, output.as_deref()))?;
+            let state = config::read(&config.config)?.state;
+            runtime.block_on(capture_once(binding, &state, output.as_deref()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Pause { config, apps, why, end } => {
@@ -255,13 +256,13 @@ fn say_finding(name: &str, finding: &Finding, took: &str) {
     say(&format!("{name:<10} {rung:<10} {answer:<8} {took:>8}  {reason}"));
 }
 
-async fn capture_once(binding: Bound, output: Option<&Path>) -> Result<()> {
+async fn capture_once(binding: Bound, state: &Path, output: Option<&Path>) -> Result<()> {
     let Some(scenario) = binding.scenarios.first() else {
         bail!("the app has no scenario, so there is nothing to collect");
     };
     let budget = scenario.budget();
     let budget = Budget { time: budget.time, bytes: budget.bytes };
-    let target = incident::target(&binding.app);
+    let target = incident::target(&binding.app, scenario, state);
     let before = capture::look(&target).await;
     let mut round = Round { at: Clock::wall(), probes: Vec::new() };
     let mut asker = Asker::new(binding.app.clone(), binding.secrets.clone());

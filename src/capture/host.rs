@@ -71,6 +71,12 @@ fn look(pid: u32, first: &BTreeMap<u32, Sample>, apart: Duration) -> Host {
     }
 }
 
+/// When a process was started, in ticks after boot: tells it from a later one of the same number.
+pub(super) fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// What `/proc/../stat` and `schedstat` say of a thread.
 struct Sample {
     name: String,

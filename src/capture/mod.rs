@@ -6,13 +6,14 @@
 //! budget ends the capture, never the agent. No step needs more consent than the app gave, or it is
 //! not taken.
 //!
-//! Capturing is safe to cancel between steps; within the pressing of keys the console's focus is put
-//! back before anything else happens.
+//! Whenever a capture ends, even by a crash, the guest is as it was or is made so at the next start:
+//! [`put_back`].
 
 mod console_log;
 mod host;
 mod monitor;
 mod sysrq;
+mod undo;
 
 use crate::base::consent::Consent;
 use crate::base::step::{Action, Query, Step};
@@ -33,6 +34,12 @@ pub struct Target {
     pub qmp: Option<PathBuf>,
     /// The hypervisor's process, if it is known from before.
     pub pid: Option<u32>,
+    /// The socket of the guest agent.
+    pub guest_agent: Option<PathBuf>,
+    /// Whether the console is known to have a shell for us.
+    pub shell: bool,
+    /// A file for what has to be put back in the guest. Without it nothing in a guest is changed.
+    pub undo: Option<PathBuf>,
     /// What may be done.
     pub consent: Consent,
 }
@@ -61,6 +68,13 @@ pub async fn look(target: &Target) -> Vec<qmp::Reply> {
     match &target.qmp {
         Some(path) if target.consent >= Consent::Query => monitor::look(path).await,
         _ => Vec::new(),
+    }
+}
+
+/// Puts back in the guest what an earlier capture could not, because the agent was stopped.
+pub async fn put_back(target: &Target) {
+    if target.consent >= Consent::Input {
+        sysrq::put_back(target).await;
     }
 }
 

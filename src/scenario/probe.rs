@@ -222,6 +222,15 @@ impl Probe {
         }
     }
 
+    /// Whether it says that the app's console has a shell which nobody has to log in to.
+    #[must_use]
+    pub fn has_shell(&self) -> bool {
+        matches!(
+            self,
+            Self::Console(ConsoleProbe::Ask { port: Port::App, login: None, shell: true, .. })
+        )
+    }
+
     /// The way that it takes.
     #[must_use]
     pub fn transport(&self) -> Transport {

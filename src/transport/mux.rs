@@ -44,10 +44,15 @@ impl Wiring {
         (self == Self::Mux).then(|| Keys(vec![ESCAPE, b'c']))
     }
 
-    /// A serial BREAK to the front end in focus. A plain socket has no way to carry one.
+    /// A serial BREAK and a key to the front end that is next after the one in focus, and the focus
+    /// turned back, all in one: whoever dies after the write leaves no focus turned. It takes a
+    /// multiplexer of two front ends, as EVE's is. A plain socket has no way to carry a BREAK.
     #[must_use]
-    pub fn send_break(self) -> Option<Keys> {
-        (self == Self::Mux).then(|| Keys(vec![ESCAPE, b'b']))
+    pub fn break_next(self, key: u8) -> Option<Keys> {
+        let turn = [ESCAPE, b'c'];
+        let key = self.text(&[key]);
+        let all = [&turn[..], &[ESCAPE, b'b'], key.as_bytes(), &turn].concat();
+        (self == Self::Mux).then_some(Keys(all))
     }
 }
 
@@ -97,8 +102,8 @@ mod tests {
     fn escapes_are_commands_that_do_no_harm() {
         let keys = Wiring::Mux.rotate().unwrap();
         assert_eq!(mux(keys.as_bytes()), (vec![], vec![b'c']));
-        let keys = Wiring::Mux.send_break().unwrap();
-        assert_eq!(mux(keys.as_bytes()), (vec![], vec![b'b']));
-        assert!(Wiring::Plain.rotate().is_none() && Wiring::Plain.send_break().is_none());
+        let keys = Wiring::Mux.break_next(b'h').unwrap();
+        assert_eq!(mux(keys.as_bytes()), (vec![b'h'], vec![b'c', b'b', b'c']));
+        assert!(Wiring::Plain.rotate().is_none() && Wiring::Plain.break_next(b'h').is_none());
     }
 }

@@ -25,6 +25,12 @@ impl Guest {
         must(lab(&["break", &self.name, fault]), fault);
     }
 
+    /// What a command in it prints, run off the console.
+    pub(crate) fn sh(&self, command: &str) -> String {
+        let output = must(lab(&["sh", &self.name, command]), command);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Lets a hypervisor that was stopped go on.
     pub(crate) fn go_on(&self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap());

@@ -138,6 +138,14 @@ impl Place {
         self.once(env!("CARGO_BIN_EXE_lifesign"), arguments)
     }
 
+    /// Starts `lifesign ARGUMENTS`.
+    pub(crate) fn begin(&self, arguments: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifesign"));
+        command.current_dir(self.directory.path()).args(arguments);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Program { child, log: PathBuf::from("/dev/null") }
+    }
+
     /// Runs `lifesign-controller ARGUMENTS` to its end.
     pub(crate) fn ask_controller(&self, arguments: &[&str]) -> Output {
         self.once(env!("CARGO_BIN_EXE_lifesign-controller"), arguments)

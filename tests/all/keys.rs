@@ -1,0 +1,57 @@
+//! Keys that the kernel answers, where something stands in their way.
+
+use super::lab::Guest;
+use super::programs::{Place, eventually};
+
+fn level(guest: &Guest) -> String {
+    guest.sh("cut -f 1 /proc/sys/kernel/printk").trim().to_owned()
+}
+
+fn capture(place: &Place) -> String {
+    let output = place.lifesign(&["capture", "--config", "agent.yaml", "web"]);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_log_level_that_was_raised_is_put_back_even_by_the_next_agent() {
+    let guest = Guest::up("quiet", &["--quiet", "--sysrq", "all"]);
+    let place = Place::new(&guest);
+    assert_eq!(level(&guest), "4");
+    let said = capture(&place);
+    assert!(said.contains("sysrq task-states                  done"), "{said}");
+    assert!(said.contains("raised to 9, and put back to 4"), "{said}");
+    assert_eq!(level(&guest), "4");
+
+    let capturing = place.begin(&["capture", "--config", "agent.yaml", "web"]);
+    let note = place.path("state/undo");
+    eventually("the level is raised", 20, || {
+        let noted = std::fs::read_dir(&note).is_ok_and(|mut notes| notes.next().is_some());
+        (noted && level(&guest) == "9").then_some(())
+    });
+    capturing.kill();
+    let agent = place.agent();
+    eventually("the level is put back", 20, || (level(&guest) == "4").then_some(()));
+    eventually("the note is gone", 5, || {
+        std::fs::read_dir(&note).unwrap().next().is_none().then_some(())
+    });
+    drop(agent);
+}
+
+#[test]
+fn a_mask_that_refuses_is_passed_by_whoever_is_inside() {
+    let guest = Guest::up("inside", &["--agent"]);
+    let place = Place::new(&guest);
+    let said = capture(&place);
+    // The scenario's probe says that a shell is there, and it is root's.
+    assert!(said.contains("sysrq task-states                  done"), "{said}");
+    assert!(!said.contains("through the guest agent"), "{said}");
+    let console = format!("    console: {}\n", guest.file("cons").display());
+    let agent = format!("    guest-agent: {}\n", guest.file("qga").display());
+    place.write_agent_config(&place.binding(&guest).replace(&console, &agent));
+    let said = capture(&place);
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("sysrq ")).collect();
+    assert!(lines.len() >= 4, "{said}");
+    let from_inside =
+        |line: &&str| line.contains("done") && line.contains("through the guest agent");
+    assert!(lines.iter().all(from_inside), "{said}");
+}
