@@ -1,6 +1,7 @@
 //! Watches one app: rounds in their time, the ladder, and an incident when it fails.
 
 use super::incident::{Desk, Failure, target};
+use super::probe::boot::Boots;
 use super::probe::vmm::Vmm;
 use super::probe::{Asker, testimony};
 use crate::base::id::{AppId, ScenarioName};
@@ -57,6 +58,8 @@ struct Watched {
     asker: Asker,
     schedule: Schedule,
     ladder: Ladder,
+    /// When the last boot of the guest that the ladder knows of was noticed.
+    booted: Option<Instant>,
     rounds: VecDeque<Round>,
     before: Vec<qmp::Reply>,
 }
@@ -84,6 +87,7 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
     for target in &targets {
         capture::put_back(target).await;
     }
+    let mut boots = Boots::default();
     let mut stop = stop;
     while let Some((next, due)) = next_round(&mut watched) {
         board.show(next);
@@ -94,7 +98,7 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
         }
         if due.round {
             next.schedule.begun(&due);
-            next.round(&desk, &board).await;
+            next.round(&desk, &board, &mut boots).await;
             board.show(next);
         }
     }
@@ -124,10 +128,11 @@ impl Watched {
             None => Ladder::new(rules, now),
         };
         let schedule = Schedule::new(&scenario, now, share(&app.id, scenario.name()));
-        Self { scenario, asker, schedule, ladder, rounds: VecDeque::new(), before: Vec::new() }
+        let (rounds, before) = (VecDeque::new(), Vec::new());
+        Self { scenario, asker, schedule, ladder, booted: None, rounds, before }
     }
 
-    async fn round(&mut self, desk: &Desk, board: &Board) {
+    async fn round(&mut self, desk: &Desk, board: &Board, boots: &mut Boots) {
         let begun = Clock::now();
         let wall = Clock::wall();
         match desk.pauses.of(self.asker.app(), wall) {
@@ -136,7 +141,7 @@ impl Watched {
         }
         let heard = match self.schedule.suppressed(wall) {
             Some(suppressed) => Heard::suppressed(&suppressed),
-            None => self.ask().await,
+            None => self.ask(boots).await,
         };
         let answer = Verdict::of(&heard.testimonies).answer();
         board.rounds.get_or_create(&[("answer", answer.to_string())]).inc();
@@ -149,15 +154,31 @@ impl Watched {
             self.rounds.pop_front();
         }
         let before = self.ladder.state();
+        self.follow(boots);
         let outcome = self.ladder.round(&heard.testimonies, heard.context, Clock::now());
         self.tell(before);
         for turn in outcome.turns {
             self.act(turn, desk).await;
         }
+        if answer == Answer::Alive {
+            boots.learn(self.asker.app()).await;
+        }
+    }
+
+    /// A guest that booted by itself has its grace again.
+    fn follow(&mut self, boots: &Boots) {
+        if boots.noticed() == self.booted {
+            return;
+        }
+        self.booted = boots.noticed();
+        if self.ladder.rebooted(Clock::now()) {
+            let (app, scenario) = (&self.asker.app().name, self.scenario.name());
+            tracing::info!(app = %app, %scenario, "the guest has booted by itself");
+        }
     }
 
     /// Asks the probes in their order until one is alive, and looks at what may explain the others.
-    async fn ask(&mut self) -> Heard {
+    async fn ask(&mut self, boots: &mut Boots) -> Heard {
         let timing = self.scenario.timing();
         let begun = Clock::now();
         let mut heard = Heard::nothing();
@@ -174,6 +195,9 @@ impl Watched {
             }
         }
         let vmm = self.asker.look().await;
+        if matches!(vmm, Vmm::Runs { .. }) {
+            boots.follow(self.asker.app()).await;
+        }
         let finding = vmm.finding();
         heard.note("vmm", &finding, Duration::ZERO);
         heard

@@ -4,6 +4,7 @@
 //! guest into a run state that its manager does not know. What the answers mean is for others.
 
 pub mod blocks;
+pub mod boot;
 pub mod chardev;
 pub mod process;
 pub mod qmp;

@@ -11,6 +11,8 @@
 //!                             +------------------------------ failed
 //!
 //!   started:  from any state to starting; an open incident ends: it was restarted
+//!   rebooted: to starting, from any state but failed and gone, if it answered since it last started;
+//!             a guest that boots over and over has its grace once
 //!   gone:     from any state to gone; an open incident ends with it; only `started` leads back
 //!   paused:   from any state but failed and gone, while the guest is held for a healthy reason;
 //!             then to starting if it never answered since its start, else to unknown
@@ -31,7 +33,8 @@
 //! 1. The state is `failed` exactly while an incident is open. [`Turn::Failed`] opens one,
 //!    [`Turn::Ended`] closes it: in turn, never two of a kind.
 //! 2. No incident without `failure_threshold` dead rounds, by `witnesses` transports or one conclusive
-//!    answer, since the app was last alive, started or paused; none of them excused, none in its grace.
+//!    answer, since the app was last alive, started, rebooted or paused; none of them excused, none in
+//!    its grace.
 //! 3. An incident ends by `success_threshold` alive rounds with no dead one among them, by a new process
 //!    or with the app; by nothing else.
 //! 4. A round that says nothing moves no counter and no incident. It may only show `unknown`.

@@ -26,7 +26,7 @@ pub struct Ladder {
     state: State,
     /// The latest that it was ever told: time does not run backward in here.
     latest: Instant,
-    /// It was alive since it was started.
+    /// It was alive since it was started, or was given its grace anew.
     answered: bool,
     /// Rounds in a row that said nothing.
     unknowns: u32,
@@ -100,6 +100,18 @@ impl Ladder {
         let turns = self.leave(End::Restarted, now);
         self.state = State::Starting { since: now };
         turns
+    }
+
+    /// The guest booted anew in the same process, which takes its time: it has its grace again, if it
+    /// answered since the last time that it had one. Tells whether it has. An incident goes on.
+    pub fn rebooted(&mut self, now: Instant) -> bool {
+        let now = self.advance(now);
+        let has_grace = self.answered && !matches!(self.state, State::Failed { .. });
+        if has_grace {
+            self.leave(End::Restarted, now);
+            self.state = State::Starting { since: now };
+        }
+        has_grace
     }
 
     /// The app is no longer on the device. That its process vanished while it should run is not this,

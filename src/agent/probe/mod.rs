@@ -5,6 +5,7 @@
 //! findings: the first is the probe's own, the others are what it proves beside, and none of them says
 //! *dead* because of silence alone.
 
+pub mod boot;
 mod console;
 mod disk;
 mod guest_agent;

@@ -53,6 +53,16 @@ impl Audit {
         self.alive_in_a_row = 0;
     }
 
+    pub(super) fn rebooted(&mut self, now: Instant, before: &Ladder) {
+        self.latest = self.latest.max(now);
+        let gone = matches!(before.state(), State::Gone { .. });
+        if self.grace.is_none() && !self.open && !gone {
+            self.grace = Some(self.latest);
+            self.held = false;
+            self.against.clear();
+        }
+    }
+
     pub(super) fn crash(&mut self, now: Instant) {
         *self = Self { open: self.open, ..Self::new(self.rules, now) };
     }

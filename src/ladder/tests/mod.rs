@@ -22,7 +22,7 @@ const RULES: Rules = Rules {
 ///   `c` dead and conclusive, `l` console dead but network alive;
 /// - `p` paused by somebody (the console is dead), `s` dead on a starving host, `x` conclusive on a
 ///   starving host, `o` network dead and the uplink down, `O` both dead and the uplink down;
-/// - `R` a new process, `G` gone.
+/// - `R` a new process, `B` the guest booted anew, `G` gone.
 fn hear(letter: char) -> (Vec<Testimony>, Context) {
     let say = |transport, rung, answer| Testimony { transport, rung, answer, conclusive: false };
     let console = |answer| say(Transport::Console, Rung::Userspace, answer);
@@ -53,6 +53,10 @@ fn play(rules: Rules, rounds: &str) -> String {
         let turns = match letter {
             'R' => ladder.started(now),
             'G' => ladder.gone(now),
+            'B' => {
+                ladder.rebooted(now);
+                Vec::new()
+            }
             _ => {
                 let (answers, context) = hear(letter);
                 ladder.round(&answers, context, now).turns
@@ -140,6 +144,22 @@ fn a_new_process_begins_anew_and_ends_what_was_open() {
         play(RULES, "adddGaRa"),
         "healthy suspect? suspect failed! gone. gone starting healthy"
     );
+}
+
+#[test]
+fn a_guest_that_boots_anew_has_its_time_once() {
+    assert_eq!(
+        play(RULES, "addBdda"),
+        "healthy suspect? suspect starting starting suspect? healthy"
+    );
+    // It boots over and over, and never answers.
+    assert_eq!(
+        play(RULES, "adBdBdBdd"),
+        "healthy suspect? starting starting starting suspect? suspect suspect failed!"
+    );
+    assert_eq!(play(RULES, "adddBaa"), "healthy suspect? suspect failed! failed failed healthy.");
+    assert_eq!(play(RULES, "aGBaRB"), "healthy gone gone gone starting starting");
+    assert_eq!(play(RULES, "apBpda"), "healthy paused- starting paused- starting healthy");
 }
 
 #[test]
@@ -242,12 +262,12 @@ fn turns_are_said_in_sentences() {
 
 proptest! {
     #[test]
-    fn without_a_dead_answer_that_counts_there_is_no_incident(rounds in "[aulpsoRG]{0,200}") {
+    fn without_a_dead_answer_that_counts_there_is_no_incident(rounds in "[aulpsoRBG]{0,200}") {
         prop_assert!(!play(RULES, &rounds).contains('!'));
     }
 
     #[test]
-    fn incidents_begin_and_end_in_turn(rounds in "[adnDclupsxoORG]{0,200}") {
+    fn incidents_begin_and_end_in_turn(rounds in "[adnDclupsxoORBG]{0,200}") {
         let marks: String = play(RULES, &rounds).chars().filter(|c| "!.".contains(*c)).collect();
         prop_assert!(!marks.contains("!!") && !marks.contains("..") && !marks.starts_with('.'));
     }

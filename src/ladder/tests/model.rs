@@ -77,6 +77,17 @@ impl Model {
         turns
     }
 
+    /// A boot is a start, to an app that had answered and is not failed.
+    pub(super) fn rebooted(&mut self, now: Instant) -> bool {
+        let now = self.not_before(now);
+        let answered = self.life().any(|(_, what)| *what == What::Alive);
+        let has_grace = answered && !self.is_open() && !self.is_gone();
+        if has_grace {
+            self.history.push((now, What::Started));
+        }
+        has_grace
+    }
+
     pub(super) fn round(
         &mut self,
         heard: &[Testimony],

@@ -54,7 +54,15 @@ impl Seen {
     fn is_everything(&self) {
         let states = ["starting", "healthy", "suspect", "failed", "paused", "gone", "unknown"];
         let turns = ["+suspect", "+failed", "+recovered", "+restarted", "+left", "+flapping"];
-        let rest = ["+calm", "+suppressed", "crash in an incident", "crash", "lie", "doubtless"];
+        let rest = [
+            "+calm",
+            "+suppressed",
+            "crash in an incident",
+            "crash",
+            "lie",
+            "doubtless",
+            "grace anew",
+        ];
         for word in states.into_iter().chain(turns).chain(rest) {
             let count = self.words.get(word).copied().unwrap_or_default();
             assert!(count >= 20, "`{word}` was met {count} times: the simulation tries too little");
@@ -140,6 +148,15 @@ impl Life {
                 let turns = self.ladder.started(self.now);
                 assert_eq!(turns, self.model.started(self.now));
                 turns
+            }
+            Letter::GuestBoots => {
+                self.audit.rebooted(self.now, &self.ladder);
+                let has_grace = self.ladder.rebooted(self.now);
+                assert_eq!(has_grace, self.model.rebooted(self.now));
+                if has_grace {
+                    seen.note("grace anew");
+                }
+                Vec::new()
             }
             Letter::Gone => {
                 self.audit.begins(self.now);

@@ -29,6 +29,8 @@ pub(super) enum Letter {
     Sleep(Duration),
     /// Somebody hands in an earlier time.
     ClockBack(Duration),
+    /// The guest boots anew in its process.
+    GuestBoots,
     /// The app has another process.
     Restart,
     /// The app leaves the device.
@@ -142,7 +144,7 @@ impl World {
         if !self.dice.one_in(self.calm) {
             return Letter::Round(self.answers(), self.context);
         }
-        match self.dice.roll(20) {
+        match self.dice.roll(22) {
             0..=7 => Letter::Guest(self.another_guest()),
             8 => Letter::Console { stolen: !self.console_stolen },
             9 => Letter::Hold(Some(self.dice.of(&PAUSES))),
@@ -154,6 +156,7 @@ impl World {
             16 => Letter::Sleep(self.dice.seconds(7200)),
             17 => Letter::ClockBack(self.dice.seconds(3600)),
             18 => Letter::Restart,
+            19 | 20 => Letter::GuestBoots,
             _ => Letter::Gone,
         }
     }
@@ -188,6 +191,8 @@ impl World {
             Letter::Host { starved } => self.context.host_starved = *starved,
             Letter::Uplink { down } => self.context.uplink_down = *down,
             Letter::Restart => (self.guest, self.gone) = (Guest::Well, false),
+            Letter::GuestBoots if self.gone => {}
+            Letter::GuestBoots => self.guest = self.dice.of(&[Guest::Well, Guest::Silent]),
             Letter::AgentCrash | Letter::Reboot => self.gone = false,
             Letter::Gone => self.gone = true,
             Letter::Round(..) | Letter::Sleep(_) | Letter::ClockBack(_) => {}
