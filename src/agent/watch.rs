@@ -141,7 +141,10 @@ impl Watched {
         }
         let heard = match self.schedule.suppressed(wall) {
             Some(suppressed) => Heard::suppressed(&suppressed),
-            None => self.ask(boots).await,
+            None => {
+                self.follow(boots);
+                self.ask(boots).await
+            }
         };
         let answer = Verdict::of(&heard.testimonies).answer();
         board.rounds.get_or_create(&[("answer", answer.to_string())]).inc();
@@ -156,6 +159,8 @@ impl Watched {
         let before = self.ladder.state();
         self.follow(boots);
         let outcome = self.ladder.round(&heard.testimonies, heard.context, Clock::now());
+        let (app, scenario) = (&self.asker.app().name, self.scenario.name());
+        tracing::debug!(%app, %scenario, %answer, state = %outcome.state, "round");
         self.tell(before);
         for turn in outcome.turns {
             self.act(turn, desk).await;
@@ -165,12 +170,13 @@ impl Watched {
         }
     }
 
-    /// A guest that booted by itself has its grace again.
+    /// A guest that booted by itself has its grace again, and what is known of it is of the past.
     fn follow(&mut self, boots: &Boots) {
         if boots.noticed() == self.booted {
             return;
         }
         self.booted = boots.noticed();
+        self.asker.boots();
         if self.ladder.rebooted(Clock::now()) {
             let (app, scenario) = (&self.asker.app().name, self.scenario.name());
             tracing::info!(app = %app, %scenario, "the guest has booted by itself");

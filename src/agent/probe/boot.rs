@@ -108,7 +108,8 @@ mod tests {
         let (one, firmware, two, three) =
             ("fffffe0000001000", "000f6180", "fffffe0000002000", "fffffe0000003000");
         let tables = vec![one, one, firmware, two, two, two, three];
-        let monitor = tokio::spawn(monitor(listener, tables));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(monitor(listener, tables));
         let app = App { qmp: Some(path), ..App::new(AppId::new([1; 16]), "web") };
         let mut boots = Boots::default();
         boots.learn(&app).await;
@@ -124,7 +125,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(2)).await;
         boots.learn(&app).await;
         assert!(boots.noticed() > first, "a short one, that nobody missed");
-        monitor.await.unwrap();
+        tasks.join_next().await.unwrap().unwrap();
     }
 
     #[tokio::test]

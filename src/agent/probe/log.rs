@@ -33,6 +33,8 @@ struct Ear {
     tap: Box<dyn Tap>,
     watcher: Watcher,
     bad: Option<(Instant, Finding)>,
+    /// The guest has booted since it was last listened to.
+    booted: bool,
 }
 
 impl Overheard {
@@ -48,6 +50,11 @@ impl Overheard {
     /// Whether anything came by.
     pub(super) async fn silence(&mut self, app: &App, after: Duration) -> Finding {
         self.listen(app, Question::Silence(after)).await
+    }
+
+    /// The guest has booted.
+    pub(super) fn boots(&mut self) {
+        self.asked.iter_mut().for_each(|(_, ear)| ear.booted = true);
     }
 
     async fn listen(&mut self, app: &App, question: Question) -> Finding {
@@ -102,12 +109,17 @@ impl Ear {
             }
         };
         let watcher = Watcher::new(watch, Clock::now());
-        Self { of, tap, watcher, bad: None }
+        Self { of, tap, watcher, bad: None, booted: false }
     }
 
     fn listen(&mut self) -> Finding {
         let now = Clock::now();
         log::read(self.tap.as_mut(), &mut self.watcher, now);
+        if std::mem::take(&mut self.booted) {
+            // What was just read may be from before; a bad line of it is told all the same.
+            self.watcher.boots(now);
+            self.bad = None;
+        }
         let mut findings = self.watcher.findings(now);
         if let Some(at) = findings.iter().position(|f| f.answer == super::Answer::Dead) {
             self.bad = Some((now, findings.swap_remove(at)));

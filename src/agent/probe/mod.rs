@@ -80,6 +80,14 @@ impl Asker {
         &self.app
     }
 
+    /// The guest has booted: what is remembered of it would prove that it lives before it is up.
+    pub fn boots(&mut self) {
+        self.progress = Progress::default();
+        self.heartbeats.clear();
+        self.samples.clear();
+        self.overheard.boots();
+    }
+
     /// What the hypervisor does, while its guest does not answer: what was seen when the questions
     /// were asked, or else what is seen now.
     pub async fn look(&mut self) -> Vmm {

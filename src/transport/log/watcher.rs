@@ -140,6 +140,13 @@ impl Watcher {
         self.begin_anew(now);
     }
 
+    /// The guest booted: what it said before tells nothing of what it is now.
+    pub fn boots(&mut self, now: Instant) {
+        self.begin_anew(now);
+        self.heard = None;
+        self.label_seen = None;
+    }
+
     /// What is known now. Each bad line is told once.
     pub fn findings(&mut self, now: Instant) -> Vec<Finding> {
         let mut findings: Vec<Finding> =
@@ -313,6 +320,19 @@ mod tests {
         log.hear(b"x\n", at(600));
         let due = "`lifesign: alive` is due every 2 min 0 s, and the log is followed for 10.0 s";
         check(&mut log, 610, Answer::Unknown, due);
+    }
+
+    #[test]
+    fn what_was_logged_before_a_boot_proves_nothing_after_it() {
+        let mut log = watcher(Some(120), None);
+        log.hear(b"lifesign: alive\nKernel panic - not syncing: oh\n", at(100));
+        log.boots(at(110));
+        let [panic, label] = &log.findings(at(130))[..] else { panic!("two findings") };
+        assert_eq!(panic.answer, Answer::Dead, "it was not told yet");
+        let due = "`lifesign: alive` is due every 2 min 0 s, and the log is followed for 20.0 s";
+        assert_eq!((label.answer, label.reason.as_str()), (Answer::Unknown, due));
+        log.hear(b"lifesign: alive\n", at(140));
+        check(&mut log, 150, Answer::Alive, "`lifesign: alive` was logged 10.0 s ago");
     }
 
     #[test]
