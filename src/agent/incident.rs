@@ -3,7 +3,8 @@
 //! ```text
 //!   begin:  ledger (open) -> headline 1 -> capture -> diagnose -> bundle -> headline 2 -> ledger (sealed)
 //!   end:                                                                   headline n -> ledger (gone)
-//!   after a restart, open but not sealed:    bundle without evidence -> headline -> ledger (sealed)
+//!   after a restart, open but not sealed:    bundle without evidence -> headline -> ledger (sealed);
+//!                    and if the app is in another run by now:  end
 //! ```
 //!
 //! Each arrow is durable before the next begins, so a kill between any two loses nothing that was
@@ -13,7 +14,7 @@ use super::ledger::{Ledger, OpenIncident, WriteError};
 use super::pauses::Pauses;
 use crate::base::chain::Chain;
 use crate::base::id::{DeviceId, IncidentId};
-use crate::base::time::{Clock, Spoken, Timestamp};
+use crate::base::time::{Clock, Instant, Spoken, Timestamp};
 use crate::binding::App;
 use crate::bundle::{Bundle, Headline, Origin, SealError, Signer, Stage};
 use crate::capture::{self, Target};
@@ -21,6 +22,7 @@ use crate::diagnosis::{self, Diagnosis};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::rounds::Rounds;
 use crate::evidence::{Artifact, Evidence, qmp};
+use crate::ladder::End;
 use crate::scenario::{Probe, Scenario};
 use crate::spool::{Kept, Parcel, PutError, Spool};
 use crate::telemetry::health::Health;
@@ -29,6 +31,7 @@ use crate::transport::log::DeviceLog;
 use ring::rand::SecureRandom;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What the watches of all apps share.
@@ -99,6 +102,7 @@ impl Desk {
             failed_at: Clock::wall(),
             failed_uptime: Clock::now(),
             boot_id: self.boot_id,
+            life: app.life.clone(),
             revision: 1,
             sealed: false,
         };
@@ -118,14 +122,29 @@ impl Desk {
         self.seal(app, scenario, &mut open, (captured.steps, diagnosis, artifacts));
     }
 
-    /// An incident that was open when the agent stopped goes on. If its evidence was not sealed, it
-    /// never will be: that is said in its place.
-    pub fn resume(&self, app: &App, scenario: &Scenario, mut open: OpenIncident) {
-        tracing::info!(app = %app.name, incident = %open.incident, "the incident is still open from before the agent's restart");
+    /// An incident that was open when the agent stopped goes on, unless the app was restarted since.
+    /// Gives since when it fails, if it does.
+    pub fn resume(&self, app: &App, scenario: &Scenario) -> Option<Instant> {
+        let mut open = self.lock_ledger().get(app.id, scenario.name()).cloned()?;
         let spooled = open.id().is_some_and(|id| self.has_bundle(id));
-        if open.sealed || spooled {
-            return;
+        if !open.sealed && !spooled {
+            self.seal_nothing(app, scenario, &mut open);
         }
+        if !open.may_be_of(&app.life, self.boot_id) {
+            self.end(app, scenario, End::Restarted);
+            return None;
+        }
+        tracing::info!(app = %app.name, incident = %open.incident, "the incident is still open from before");
+        let life = app.life.clone().or(&open.life);
+        if life != open.life {
+            open.life = life;
+            self.remember(app, scenario, &open);
+        }
+        Some(open.failed_uptime)
+    }
+
+    /// Evidence that was not sealed before the agent stopped never will be: that is said in its place.
+    fn seal_nothing(&self, app: &App, scenario: &Scenario, open: &mut OpenIncident) {
         let step = StepReport {
             name: "capture".to_owned(),
             outcome: Outcome::Failed,
@@ -134,17 +153,19 @@ impl Desk {
             bytes: 0,
         };
         let diagnosis = diagnosis::diagnose(&Evidence::default());
-        self.seal(app, scenario, &mut open, (vec![step], diagnosis, Vec::new()));
+        self.seal(app, scenario, open, (vec![step], diagnosis, Vec::new()));
     }
 
-    /// The app answers again.
-    pub fn end(&self, app: &App, scenario: &Scenario) {
+    /// The incident is over, if one is open.
+    pub fn end(&self, app: &App, scenario: &Scenario, end: End) {
         let open = self.lock_ledger().get(app.id, scenario.name()).cloned();
         let Some(mut open) = open else { return };
         open.revision += 1;
-        let lasted = Spoken(Clock::now().since(open.failed_uptime));
-        tracing::info!(app = %app.name, incident = %open.incident, "the app answers again after {lasted}");
-        self.announce(app, scenario, &open, News::Ended(Clock::wall()));
+        let ended = Clock::wall();
+        let lasted = ended.as_millis().saturating_sub(open.failed_at.as_millis());
+        let lasted = Spoken(Duration::from_millis(u64::try_from(lasted).unwrap_or_default()));
+        tracing::info!(app = %app.name, scenario = %scenario.name(), incident = %open.incident, "the incident is over after {lasted}: {end}");
+        self.announce(app, scenario, &open, News::Ended(ended));
         let written = self.lock_ledger().remove(app.id, scenario.name());
         self.note_ledger(written);
     }
@@ -281,5 +302,89 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
         shell: scenario.probes().iter().any(Probe::has_shell),
         undo: Some(state.join("undo").join(app.id.to_string())),
         consent: app.consent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{AppId, Digest};
+    use crate::base::problem::Source;
+    use crate::binding::Life;
+    use crate::scenario;
+    use crate::spool;
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use std::path::Path;
+
+    fn desk(state: &Path) -> Desk {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let (spool, _) = Spool::open(&state.join("spool"), spool::Limits::STANDARD).unwrap();
+        Desk {
+            device: "edge-1".parse().unwrap(),
+            state: state.to_owned(),
+            signer: Signer::new(key.as_ref(), b"a certificate").unwrap(),
+            boot_id: [3; 16],
+            spool: Arc::new(Mutex::new(spool)),
+            changed: watch::channel(()).0,
+            ledger: Mutex::new(Ledger::open(state)),
+            pauses: Pauses::new(state),
+            log: DeviceLog::default(),
+            health: Health::new(),
+            incidents: Counters::default(),
+        }
+    }
+
+    fn app(pid: u32) -> App {
+        let life = Life { pid: Some(pid), ..Life::default() };
+        App { life, ..App::new(AppId::new([1; 16]), "web") }
+    }
+
+    fn quick() -> Scenario {
+        let text = "scenario: quick\nsummary: s\nprobe: [ { log: { label: x, within: 1m } } ]\n\
+                    diagnose: [host]\n";
+        let source = Source { name: "quick.yaml".to_owned(), text: text.to_owned() };
+        scenario::read(source).unwrap()
+    }
+
+    /// A later headline of an incident takes the place of an earlier one.
+    fn headline(desk: &Desk) -> Digest {
+        let spool = desk.spool.lock().unwrap();
+        let headline = |waiting: &spool::Waiting| waiting.kind == spool::Kind::Headline;
+        spool.waiting().find(headline).unwrap().digest
+    }
+
+    #[tokio::test]
+    async fn an_incident_outlives_the_agent_but_not_the_run_of_the_app() {
+        let state = tempfile::tempdir().unwrap();
+        let scenario = quick();
+        let rounds = Rounds { rounds: Vec::new() };
+        let failure = Failure { app: &app(7), scenario: &scenario, rounds, before: Vec::new() };
+        desk(state.path()).begin(failure).await;
+
+        let again = desk(state.path());
+        let since = again.lock_ledger().get(app(7).id, scenario.name()).unwrap().failed_uptime;
+        assert_eq!(again.resume(&app(7), &scenario), Some(since));
+        let unheard = App::new(app(7).id, "web");
+        assert_eq!(again.resume(&unheard, &scenario), Some(since), "unknown is not another");
+        let before = headline(&again);
+
+        drop(again);
+        let later = desk(state.path());
+        assert_eq!(later.resume(&app(8), &scenario), None);
+        assert_ne!(headline(&later), before, "its end is told");
+        assert_eq!(later.resume(&app(7), &scenario), None, "and it is over for good");
+    }
+
+    #[tokio::test]
+    async fn no_incident_outlives_the_boot_of_its_machine() {
+        let state = tempfile::tempdir().unwrap();
+        let scenario = quick();
+        let rounds = Rounds { rounds: Vec::new() };
+        let failure = Failure { app: &app(7), scenario: &scenario, rounds, before: Vec::new() };
+        desk(state.path()).begin(failure).await;
+        let booted = Desk { boot_id: [4; 16], ..desk(state.path()) };
+        assert_eq!(booted.resume(&app(7), &scenario), None);
     }
 }

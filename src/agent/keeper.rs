@@ -16,6 +16,7 @@ use crate::binding::source::{Kind, Seen, Source};
 use crate::binding::{
     Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
 };
+use crate::ladder::End;
 use crate::telemetry::health::Health;
 use crate::telemetry::signal;
 use crate::transport::log;
@@ -178,14 +179,14 @@ impl Keeper {
 
     /// An app that went, or is another run of itself, ends what was open of it.
     fn note(&mut self, change: &Change) {
-        let ended = match change {
-            Change::Restarted(app) => app.id,
-            Change::Gone(id) => *id,
+        let (ended, why) = match change {
+            Change::Restarted(app) => (app.id, End::Restarted),
+            Change::Gone(id) => (*id, End::Gone),
             Change::Appeared(_) | Change::Changed(_) => return,
         };
         if let Some(watch) = self.watches.get(&ended) {
             for scenario in &watch.bound.scenarios {
-                self.desk.end(&watch.bound.app, scenario);
+                self.desk.end(&watch.bound.app, scenario, why);
             }
         }
     }

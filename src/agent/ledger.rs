@@ -1,12 +1,14 @@
 //! Which incidents are open, remembered over restarts.
 //!
 //! An agent that is killed and comes back must neither report an app that still hangs a second time
-//! nor forget that it announced an incident whose evidence it had not sealed yet. The ledger is one
-//! small JSON file, replaced as a whole.
+//! nor forget that it announced an incident whose evidence it had not sealed yet. Nor must it take an
+//! app that was restarted meanwhile for the one that hung. The ledger is one small JSON file, replaced
+//! as a whole.
 
 use super::replace::replace;
 use crate::base::id::{AppId, IncidentId, ScenarioName};
 use crate::base::time::{Instant, Timestamp};
+use crate::binding::Life;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,6 +35,9 @@ pub struct OpenIncident {
     pub failed_uptime: Instant,
     /// of this boot.
     pub boot_id: [u8; 16],
+    /// Which run of the app it was. An earlier version did not say.
+    #[serde(default)]
+    pub life: Life,
     /// The last revision of the headline.
     pub revision: u32,
     /// Whether the bundle is in the spool, or was.
@@ -122,6 +127,12 @@ impl OpenIncident {
     pub fn id(&self) -> Option<IncidentId> {
         self.incident.parse().ok()
     }
+
+    /// Whether the app may still be in that run. None outlives the boot of its machine.
+    #[must_use]
+    pub fn may_be_of(&self, life: &Life, boot_id: [u8; 16]) -> bool {
+        self.boot_id == boot_id && self.life.continues_as(life)
+    }
 }
 
 fn key(app: AppId, scenario: &ScenarioName) -> String {
@@ -131,6 +142,12 @@ fn key(app: AppId, scenario: &ScenarioName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::Birth;
+
+    fn life(inode: u64) -> Life {
+        let socket = Some(Birth { inode, modified_ns: 1_795_161_463_411_000_000 });
+        Life { pid: Some(4242), socket, ..Life::default() }
+    }
 
     fn incident() -> OpenIncident {
         OpenIncident {
@@ -138,6 +155,7 @@ mod tests {
             failed_at: Timestamp::from_millis(1),
             failed_uptime: Instant::from_millis(2),
             boot_id: [3; 16],
+            life: life(7),
             revision: 1,
             sealed: false,
         }
@@ -153,6 +171,32 @@ mod tests {
         assert_eq!(ledger.get(app, &scenario), Some(&incident()));
         ledger.remove(app, &scenario).unwrap();
         assert_eq!(Ledger::open(directory.path()).get(app, &scenario), None);
+    }
+
+    #[test]
+    fn another_run_of_the_app_is_told_from_the_one_that_failed() {
+        let open = incident();
+        assert!(open.may_be_of(&life(7), [3; 16]));
+        assert!(open.may_be_of(&Life::default(), [3; 16]), "not known is not another");
+        assert!(!open.may_be_of(&life(8), [3; 16]));
+        assert!(!open.may_be_of(&Life { pid: Some(4243), ..Life::default() }, [3; 16]));
+        assert!(!open.may_be_of(&life(7), [4; 16]), "the machine booted");
+    }
+
+    #[test]
+    fn a_ledger_that_knows_no_runs_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (app, scenario) = (AppId::new([1; 16]), "linux-console".parse().unwrap());
+        Ledger::open(directory.path()).put(app, &scenario, incident()).unwrap();
+        let path = directory.path().join("incidents.json");
+        let mut file: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        file[key(app, &scenario)].as_object_mut().unwrap().remove("life").unwrap();
+        fs::write(&path, file.to_string()).unwrap();
+        let ledger = Ledger::open(directory.path());
+        let read = ledger.get(app, &scenario).unwrap();
+        assert_eq!(*read, OpenIncident { life: Life::default(), ..incident() });
+        assert!(read.may_be_of(&life(8), [3; 16]));
     }
 
     #[test]

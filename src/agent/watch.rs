@@ -114,17 +114,9 @@ fn next_round(watched: &mut [Watched]) -> Option<(&mut Watched, Due)> {
 impl Watched {
     fn new(scenario: Scenario, asker: Asker, desk: &Desk, now: Instant) -> Self {
         let app = asker.app();
-        let open = {
-            let ledger = desk.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            ledger.get(app.id, scenario.name()).cloned()
-        };
         let rules = Rules::from(scenario.timing());
-        let ladder = match open {
-            Some(open) => {
-                let since = if open.boot_id == desk.boot_id { open.failed_uptime } else { now };
-                desk.resume(app, &scenario, open);
-                Ladder::resumed(rules, since, now)
-            }
+        let ladder = match desk.resume(app, &scenario) {
+            Some(since) => Ladder::resumed(rules, since, now),
             None => Ladder::new(rules, now),
         };
         let schedule = Schedule::new(&scenario, now, share(&app.id, scenario.name()));
@@ -224,7 +216,7 @@ impl Watched {
                 let before = std::mem::take(&mut self.before);
                 desk.begin(Failure { app, scenario, rounds, before }).await;
             }
-            Turn::Ended(_) => desk.end(app, scenario),
+            Turn::Ended(end) => desk.end(app, scenario, end),
             Turn::Flapping | Turn::Calm | Turn::Suppressed(_) => {
                 tracing::info!(app = %app.name, scenario = %scenario.name(), "{turn}");
             }

@@ -3,6 +3,7 @@
 use crate::base::consent::Consent;
 use crate::base::id::{AppId, Digest};
 use crate::base::time::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -41,7 +42,8 @@ pub struct App {
 }
 
 /// One run of an app, from start to end. A part that is not known tells nothing.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Life {
     /// The hypervisor's name for it, which may change from one start to the next.
     pub domain: Option<String>,
@@ -54,7 +56,7 @@ pub struct Life {
 }
 
 /// Tells a file from its successor under the same name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Birth {
     /// The number of the inode,
     pub inode: u64,

@@ -12,12 +12,17 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts a guest and waits until it is up.
     pub(crate) fn up(name: &str, options: &[&str]) -> Self {
-        lab(&["down", name]);
         let mut guest = Self { name: name.to_owned(), pid: 0 };
-        must(lab(&[&["up", name], options].concat()), "up");
-        let pid = std::fs::read_to_string(guest.file("pid")).unwrap();
-        guest.pid = pid.trim().parse().unwrap();
+        guest.restart(options);
         guest
+    }
+
+    /// Ends its hypervisor and starts another one, as a manager restarts an app.
+    pub(crate) fn restart(&mut self, options: &[&str]) {
+        lab(&["down", &self.name]);
+        must(lab(&[&["up", &self.name], options].concat()), "up");
+        let pid = std::fs::read_to_string(self.file("pid")).unwrap();
+        self.pid = pid.trim().parse().unwrap();
     }
 
     /// Breaks it; returns once it is broken.

@@ -88,3 +88,23 @@ fn an_agent_killed_while_it_collects_says_so() {
     assert!(interrupted || shown.contains("lab_order_ab"), "{shown}");
     only(place.incidents());
 }
+
+#[test]
+fn an_app_that_was_restarted_while_nobody_watched_is_not_the_one_that_hung() {
+    let mut guest = Guest::up("meantime", &[]);
+    let place = Place::new(&guest);
+    let _controller = place.controller();
+    let agent = place.agent();
+    guest.break_it("vmm-stopped");
+    eventually("an incident", 60, || {
+        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
+    });
+    agent.kill();
+    guest.restart(&[]);
+    let agent = place.agent();
+    eventually("it ends by the restart", 20, || {
+        agent.log().contains("the incident is over").then_some(())
+    });
+    assert!(agent.log().contains(": it was restarted"), "{}", agent.log());
+    eventually("the controller knows", 20, || only(place.incidents())["ended_unix_ms"].as_i64());
+}
