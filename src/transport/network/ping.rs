@@ -58,15 +58,15 @@ fn open(target: &Target<'_>) -> io::Result<(UdpSocket, bool)> {
         SocketAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         SocketAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    let (socket, raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
+    let socket = |of: Type| Socket::new(domain, of.nonblocking(), Some(protocol));
+    let (socket, raw) = match socket(Type::DGRAM) {
         Ok(socket) => (socket, false),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            (Socket::new(domain, Type::RAW, Some(protocol))?, true)
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (socket(Type::RAW)?, true),
         Err(error) => return Err(error),
     };
-    socket.set_nonblocking(true)?;
-    socket.bind_device(target.interface.map(str::as_bytes))?;
+    if let Some(interface) = target.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
     let mut address = target.address;
     address.set_port(0);
     socket.connect(&address.into())?;
