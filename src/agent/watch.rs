@@ -98,7 +98,9 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
         }
         if due.round {
             next.schedule.begun(&due);
-            next.round(&desk, &board, &mut boots).await;
+            // On the heap while it lasts: asking and capturing need ten times what waiting does, and
+            // hundreds of apps wait at once.
+            Box::pin(next.round(&desk, &board, &mut boots)).await;
             board.show(next);
         }
     }
@@ -144,7 +146,10 @@ impl Watched {
         for probe in &heard.round.probes {
             tracing::debug!(app = %self.asker.app().name, probe = %probe.name, answer = %probe.answer, reason = %probe.reason, "asked");
         }
-        self.rounds.push_back(heard.round);
+        // Many are kept, and most have one probe.
+        let mut round = heard.round;
+        round.probes.shrink_to_fit();
+        self.rounds.push_back(round);
         if self.rounds.len() > limits::ROUNDS_KEPT {
             self.rounds.pop_front();
         }
