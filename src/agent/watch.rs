@@ -206,7 +206,11 @@ impl Watched {
         heard
             .testimonies
             .push(Testimony::new(ladder::Transport::Hypervisor, &finding).conclusive());
-        heard.context = context(&vmm);
+        let silent = |heard: &Testimony| {
+            heard.transport == ladder::Transport::Network && heard.answer == Answer::Dead
+        };
+        let uplink_down = heard.testimonies.iter().any(silent) && self.asker.is_cut_off();
+        heard.context = Context { uplink_down, ..context(&vmm) };
         heard
     }
 

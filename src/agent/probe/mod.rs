@@ -97,6 +97,12 @@ impl Asker {
         }
     }
 
+    /// Whether a link of this device's own keeps the answers of the app's network away.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        network::is_cut_off(&self.app)
+    }
+
     /// Asks one question.
     pub async fn ask(&mut self, probe: &Probe, timeout: Duration) -> Asked {
         let started = Instant::now();

@@ -3,7 +3,7 @@
 use crate::base::rung::{Answer, Finding};
 use crate::binding::App;
 use crate::scenario::{HttpProbe, NetworkProbe, Pattern, Probe};
-use crate::transport::network::{Asked, Expect, Target, Tls, Trust, arp, http, ping, tcp};
+use crate::transport::network::{Asked, Expect, Target, Tls, Trust, arp, http, ping, tcp, uplink};
 use std::net::SocketAddr;
 use tokio::time::Instant;
 
@@ -30,6 +30,14 @@ pub(super) async fn ask(app: &App, probe: &NetworkProbe, deadline: Instant) -> A
         let reason = "no address of the app is known: bind `addresses`, or let it be discovered";
         Finding::unknown(Probe::Network(probe.clone()).rung(), reason).into()
     })
+}
+
+/// Whether a link of this device's own keeps the app's answers away. None is in between where the app
+/// hangs on an interface of this device.
+pub(super) fn is_cut_off(app: &App) -> bool {
+    let is_here = app.interfaces.iter().any(|one| one.bridge.is_some() || one.vif.is_some());
+    let all_down = || app.addresses.iter().all(|address| uplink::is_down(*address));
+    !is_here && !app.addresses.is_empty() && all_down()
 }
 
 /// The port that is asked; 0 where the question knows none.

@@ -25,6 +25,7 @@ pub mod http;
 pub mod ping;
 pub mod tcp;
 mod tls;
+pub mod uplink;
 
 use crate::base::rung::Finding;
 use std::net::SocketAddr;

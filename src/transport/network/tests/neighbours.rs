@@ -4,7 +4,7 @@
 //! and the asking code needs to know nothing of it.
 
 use super::*;
-use crate::transport::network::{arp, ping};
+use crate::transport::network::{arp, ping, uplink};
 use std::process::{Command, Stdio};
 
 const INSIDE: &str = "LIFESIGN_TEST_INSIDE";
@@ -201,4 +201,55 @@ async fn a_ping_needs_no_privilege_where_our_group_may() {
     alive kernel: fd77::2 answers a ping
     dead kernel: 10.77.0.3 does not answer a ping
     ");
+}
+
+#[tokio::test]
+async fn a_link_without_carrier_is_found_and_only_hardware_is_blamed() {
+    if !inside() {
+        let namespaces = Namespaces::new("cable");
+        let with = format!("env FAR={}", namespaces.far());
+        return namespaces
+            .again("a_link_without_carrier_is_found_and_only_hardware_is_blamed", &with);
+    }
+    let way = |address: &str| uplink::way(address.parse().unwrap());
+    let is_down = |address: &str| uplink::is_down(address.parse().unwrap());
+    let by = |name: &str| uplink::Way::By(name.to_owned());
+    assert_eq!(way("10.77.0.2"), by("wire"));
+    assert_eq!(way("fd77::2"), by("wire"));
+    assert_eq!(way("127.0.0.1"), by("lo"));
+    assert!(way("192.0.2.1") == uplink::Way::None && is_down("192.0.2.1"));
+
+    // A bridge that loses its only guest.
+    run("ip link add bn1 type bridge && ip addr add 10.78.0.1/24 dev bn1 && ip link set bn1 up &&
+         ip link add near type veth peer name guest && ip link set near master bn1 up &&
+         ip link set guest up");
+    until(|| state("bn1") == "up").await;
+    run("ip link del guest");
+    until(|| state("bn1") == "down").await;
+    assert_eq!(way("10.78.0.2"), by("bn1"));
+    assert!(!is_down("10.78.0.2"));
+
+    // A virtual cable that is pulled at its far end may have a guest there; at ours, there is no way.
+    let far = std::env::var("FAR").unwrap();
+    run(&format!("ip -n {far} link set wire down"));
+    until(|| state("wire").ends_with("down")).await;
+    assert_eq!(way("10.77.0.2"), by("wire"));
+    assert!(!is_down("10.77.0.2"));
+    run("ip link set wire down");
+    assert!(is_down("10.77.0.2"));
+}
+
+fn state(interface: &str) -> String {
+    let file = format!("/sys/class/net/{interface}/operstate");
+    std::fs::read_to_string(file).unwrap().trim().to_owned()
+}
+
+/// The kernel takes up to a second to tell what became of a carrier.
+async fn until(is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
 }
