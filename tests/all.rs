@@ -15,6 +15,7 @@ mod all {
     mod device_log;
     mod faults;
     mod keys;
+    mod once;
     mod path;
     mod pauses;
     mod probes;

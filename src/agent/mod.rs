@@ -22,4 +22,5 @@ mod replace;
 pub mod run;
 pub mod scenario_cli;
 pub mod status;
+pub mod survey;
 pub mod watch;

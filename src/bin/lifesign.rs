@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use lifesign::agent::pauses::{self, Told, Whom};
-use lifesign::agent::probe::{Asker, testimony};
+use lifesign::agent::probe::Asker;
+use lifesign::agent::survey::{Paint, survey};
 use lifesign::agent::{config, incident, keeper, run, scenario_cli, status};
 use lifesign::base::chain::Chain;
 use lifesign::base::document::{FromNode, parse_duration};
@@ -15,7 +16,6 @@ use lifesign::capture::{self, Budget};
 use lifesign::diagnosis::diagnose;
 use lifesign::evidence::Evidence;
 use lifesign::evidence::rounds::{self, Round, Rounds};
-use lifesign::ladder::Verdict;
 use lifesign::telemetry;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -36,12 +36,16 @@ enum Command {
     Run(ConfigFile),
     /// Read the config file and its scenarios, and tell every mistake
     Check(ConfigFile),
-    /// Ask an app's probes once, now
+    /// Ask an app by every way once, now: how far up it lives, and what cannot be asked
+    #[command(after_long_help = include_str!("../../docs/probe.md"))]
     Probe {
         #[command(flatten)]
         config: ConfigFile,
         /// Name or UUID of the app
         app: String,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Collect an app's evidence now, as an incident would, and say what it shows
     Capture {
@@ -165,9 +169,9 @@ fn act(command: Command) -> Result<ExitCode> {
             say(&format!("{}: {} apps, no mistakes", file.config.display(), found.bound.len()));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Probe { config, app } => {
+        Command::Probe { config, app, json } => {
             let binding = runtime.block_on(find(&config.config, &app))?;
-            Ok(runtime.block_on(probe_once(binding)))
+            Ok(runtime.block_on(probe_once(binding, json)))
         }
         Command::Capture { config, app, output } => {
             let binding = runtime.block_on(find(&config.config, &app))?;
@@ -225,35 +229,18 @@ async fn find(config: &Path, app: &str) -> Result<Bound> {
     }
 }
 
-/// Asks every question once. Exit code 0: alive. 1: dead. 2: cannot be told.
-async fn probe_once(bound: Bound) -> ExitCode {
-    for hindered in &bound.hindered {
-        say(&format!("{} cannot be asked: {}", hindered.scenario, hindered.reason));
-    }
-    let mut asker = Asker::new(bound.app, bound.secrets);
-    let mut heard = Vec::new();
-    for scenario in &bound.scenarios {
-        for question in scenario.probes() {
-            let asked = asker.ask(question, scenario.timing().timeout).await;
-            let took = asked.took.as_millis();
-            say_finding(question.name(), &asked.finding, &format!("{took} ms"));
-            asked.beside.iter().for_each(|finding| say_finding("", finding, ""));
-            heard.push(testimony(question, &asked.finding));
-        }
-    }
-    say_finding("vmm", &asker.look().await.finding(), "");
-    let verdict = Verdict::of(&heard);
-    say(&format!("\n{verdict}"));
-    match verdict.answer() {
+/// Asks every way once. Exit code 0: alive. 1: dead. 2: cannot be told.
+async fn probe_once(bound: Bound, json: bool) -> ExitCode {
+    let survey = survey(bound).await;
+    let paint = if io::stdout().is_terminal() { Paint::Coloured } else { Paint::Plain };
+    let told = if json { survey.json() } else { survey.text(paint) };
+    // It is harmless already, but for colours.
+    writeln!(io::stdout(), "{}", told.trim_end()).ok();
+    match survey.verdict.answer {
         Answer::Alive => ExitCode::SUCCESS,
         Answer::Dead => ExitCode::FAILURE,
         Answer::Unknown => ExitCode::from(2),
     }
-}
-
-fn say_finding(name: &str, finding: &Finding, took: &str) {
-    let Finding { rung, answer, reason } = finding;
-    say(&format!("{name:<10} {rung:<10} {answer:<8} {took:>8}  {reason}"));
 }
 
 async fn capture_once(binding: Bound, state: &Path, output: Option<&Path>) -> Result<()> {

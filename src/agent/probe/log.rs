@@ -4,7 +4,7 @@
 //! before is not held against a guest.
 
 use super::{App, Clock, Duration, Finding, Rung};
-use crate::base::time::Instant;
+use crate::base::time::{Instant, Spoken};
 use crate::scenario::LogProbe;
 use crate::transport::log::{self, BadLine, DeviceLog, FileTap, Label, Tap, Watch, Watcher};
 
@@ -89,6 +89,23 @@ impl Overheard {
             }
             Err(_) => Finding::unknown(Rung::Userspace, "reading the log was given up"),
         }
+    }
+}
+
+/// When anything was written last. That says little: who typed on the console wrote to its log as well.
+pub(super) async fn written(app: &App) -> Finding {
+    let unknown = |reason: String| Finding::unknown(Rung::Kernel, reason);
+    let Some(path) = &app.console_log else {
+        return unknown("no log of the app is known: bind `console-log`".to_owned());
+    };
+    match tokio::fs::metadata(path).await.and_then(|about| about.modified()) {
+        Ok(written) => {
+            let since = written.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let now = u64::try_from(Clock::wall().as_millis()).unwrap_or_default();
+            let ago = Spoken(Duration::from_millis(now).saturating_sub(since));
+            unknown(format!("its log was last written {ago} ago, and no scenario listens to it"))
+        }
+        Err(error) => unknown(format!("failed to look at the log {}: {error}", path.display())),
     }
 }
 

@@ -11,6 +11,7 @@ mod disk;
 mod guest_agent;
 mod log;
 mod network;
+pub mod unbidden;
 mod vcpu;
 pub mod vmm;
 
