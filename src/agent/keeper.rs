@@ -12,6 +12,7 @@
 use super::incident::Desk;
 use super::watch::{Board, watch};
 use crate::base::id::{AppId, Digest};
+use crate::base::limits;
 use crate::binding::source::{Kind, Seen, Source};
 use crate::binding::{
     Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
@@ -42,6 +43,8 @@ pub struct Keeper {
     watches: BTreeMap<AppId, Watch>,
     tasks: JoinSet<()>,
     warned: BTreeSet<String>,
+    /// What each source complains of now.
+    problems: BTreeMap<usize, Vec<String>>,
     desk: Arc<Desk>,
     board: Board,
     health: Health,
@@ -93,8 +96,10 @@ pub async fn keep(
         tellers.spawn(tell_seen(index, source, news.clone()));
     }
     tellers.spawn(tell_files(files, news));
-    let (watches, tasks, warned) = (BTreeMap::new(), JoinSet::new(), BTreeSet::new());
-    let mut keeper = Keeper { loaded, registry, watches, tasks, warned, desk, board, health };
+    let (watches, tasks) = (BTreeMap::new(), JoinSet::new());
+    let (warned, problems) = (BTreeSet::new(), BTreeMap::new());
+    let mut keeper =
+        Keeper { loaded, registry, watches, tasks, warned, problems, desk, board, health };
     loop {
         let news = tokio::select! {
             biased;
@@ -150,9 +155,10 @@ impl Keeper {
     fn take(&mut self, news: News) {
         let changes = match news {
             News::Seen(index, Seen { apps, problems }) => {
-                for problem in problems {
-                    self.warn(problem);
+                for problem in &problems {
+                    self.warn(problem.clone());
                 }
+                self.problems.insert(index, problems);
                 self.registry.update(index, apps)
             }
             News::Files(loaded) => match *loaded {
@@ -195,9 +201,13 @@ impl Keeper {
     fn settle(&mut self) {
         let Resolved { bound, warnings, .. } = resolved(&self.loaded, &self.registry);
         if self.registry.is_settled() {
-            for warning in warnings {
-                self.warn(warning.to_string());
+            let mut all: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            for warning in &all {
+                self.warn(warning.clone());
             }
+            all.extend(self.problems.values().flatten().cloned());
+            all.truncate(limits::PROBLEMS_SHOWN);
+            self.board.notices.replace(&bound, all);
         }
         let wanted: BTreeSet<AppId> = bound.iter().map(|bound| bound.app.id).collect();
         let ended: Vec<AppId> =

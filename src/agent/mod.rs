@@ -16,6 +16,7 @@ pub mod identity;
 pub mod incident;
 pub mod keeper;
 pub mod ledger;
+pub mod pages;
 pub mod pauses;
 pub mod probe;
 mod replace;

@@ -9,6 +9,7 @@ use super::identity::{self, Identity};
 use super::incident::Desk;
 use super::keeper::keep;
 use super::ledger::Ledger;
+use super::pages;
 use super::pauses::Pauses;
 use super::watch::Board;
 use crate::base::id::DeviceId;
@@ -22,7 +23,6 @@ use crate::telemetry::{http, signal};
 use crate::transport::log::DeviceLog;
 use crate::upload;
 use prost::Message;
-use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -139,7 +139,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let teller = Teller { device: config.device.clone(), board: board.clone(), spool, telling };
     tasks.spawn(teller.tell(stopped.clone()));
     if let Some(address) = config.http {
-        let more = vec![("/apps", apps_page(board.clone()))];
+        let more = pages::pages(&board);
         let page = http::Page { registry: Arc::new(registry), health, more };
         tasks.spawn(http::serve(listen(address).await?, page, stopped.clone()));
     }
@@ -155,22 +155,6 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     stop.send_replace(true);
     drain(tasks).await;
     Ok(())
-}
-
-/// The state of every app under every scenario.
-fn apps_page(board: Board) -> http::Show {
-    Arc::new(move || {
-        let states = board.states().into_iter().map(|shown| {
-            json!({
-                "app": shown.app.id.to_string(),
-                "name": shown.app.name,
-                "scenario": shown.scenario.to_string(),
-                "state": shown.state.word(),
-                "why": shown.why,
-            })
-        });
-        Value::Array(states.collect()).to_string()
-    })
 }
 
 /// Waits for whoever is not done yet, for as long as a stop may take.

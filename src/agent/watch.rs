@@ -1,6 +1,7 @@
 //! Watches one app: rounds in their time, the ladder, and an incident when it fails.
 
 use super::incident::{Desk, Failure, target};
+use super::pages::Notices;
 use super::probe::boot::Boots;
 use super::probe::vmm::Vmm;
 use super::probe::{Asker, testimony};
@@ -35,8 +36,12 @@ pub struct Shown {
     pub scenario: ScenarioName,
     /// Its state.
     pub state: State,
-    /// What was heard last.
+    /// The highest rung that the last round proved.
+    pub rung: Option<Rung>,
+    /// What was heard last,
     pub why: String,
+    /// and how long that took.
+    pub took_ms: Option<u64>,
 }
 
 /// What a watch tells the rest of the program.
@@ -47,6 +52,8 @@ pub struct Board {
     pub rounds: Counters,
     /// How long rounds take.
     pub round_seconds: Histogram,
+    /// What a person should know of the bindings.
+    pub notices: Notices,
 }
 
 /// Of ten seconds, the part in which nobody on the host could go on.
@@ -230,10 +237,23 @@ impl Watched {
         }
     }
 
-    /// What was heard last, in words.
+    /// What was heard last: who settled the round, or else who was asked first.
+    fn last(&self) -> Option<&rounds::Probe> {
+        let probes = &self.rounds.back()?.probes;
+        let settles = |probe: &&rounds::Probe| {
+            probe.answer == Answer::Alive && probe.rung > Rung::Vcpu && !probe.name.is_empty()
+        };
+        probes.iter().find(settles).or(probes.first())
+    }
+
     fn why(&self) -> &str {
-        let last = self.rounds.back().and_then(|round| round.probes.first());
-        last.map_or("", |probe| probe.reason.as_str())
+        self.last().map_or("", |probe| probe.reason.as_str())
+    }
+
+    /// The highest rung that the last round proved.
+    fn proven(&self) -> Option<Rung> {
+        let probes = self.rounds.back()?.probes.iter();
+        probes.filter(|probe| probe.answer == Answer::Alive).map(|probe| probe.rung).max()
     }
 
     /// Logs a change of state, once.
@@ -301,7 +321,7 @@ impl Board {
     /// An empty board.
     #[must_use]
     pub fn new(rounds: Counters, round_seconds: Histogram) -> Self {
-        Self { states: Arc::default(), rounds, round_seconds }
+        Self { states: Arc::default(), rounds, round_seconds, notices: Notices::default() }
     }
 
     /// Every app under every scenario.
@@ -320,8 +340,14 @@ impl Board {
     fn show(&self, watched: &Watched) {
         let (app, scenario) = (watched.asker.app().clone(), watched.scenario.name().clone());
         let key = (app.id, scenario.clone());
-        let (state, why) = (watched.ladder.state(), watched.why().to_owned());
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.insert(key, Shown { app, scenario, state, why });
+        let shown = Shown {
+            app,
+            scenario,
+            state: watched.ladder.state(),
+            rung: watched.proven(),
+            why: watched.why().to_owned(),
+            took_ms: watched.last().map(|probe| probe.took_ms),
+        };
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(key, shown);
     }
 }

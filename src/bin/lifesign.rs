@@ -79,7 +79,13 @@ enum Command {
         apps: String,
     },
     /// Show the state of every app, as the running agent has it
-    Status(ConfigFile),
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Go on showing it, every second
+        #[arg(long)]
+        watch: bool,
+    },
     /// Work on scenario files, without any VM
     #[command(subcommand, after_long_help = include_str!("../../docs/scenario.md"))]
     Scenario(ScenarioCommand),
@@ -194,15 +200,8 @@ fn act(command: Command) -> Result<ExitCode> {
             pauses::resume(&state, &Whom(apps), Clock::wall())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status(file) => {
-            let config = config::read(&file.config)?;
-            let Some(address) = config.http else {
-                bail!(
-                    "the config says no `http` address, by which the running agent could be asked"
-                );
-            };
-            let apps = runtime.block_on(status::fetch(address))?;
-            status::lines(&apps).iter().for_each(|line| say(line));
+        Command::Status { config, watch } => {
+            runtime.block_on(show_status(&config.config, watch))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Scenario(command) => on_scenarios(&command),
@@ -241,6 +240,27 @@ async fn probe_once(bound: Bound, json: bool) -> ExitCode {
         Answer::Dead => ExitCode::FAILURE,
         Answer::Unknown => ExitCode::from(2),
     }
+}
+
+async fn show_status(config: &Path, watch: bool) -> Result<()> {
+    let Some(address) = config::read(config)?.http else {
+        bail!("the config says no `http` address, by which the running agent could be asked");
+    };
+    if !watch {
+        status::lines(&status::fetch(address).await?).iter().for_each(|line| say(line));
+        return Ok(());
+    }
+    let terminal = io::stdout().is_terminal();
+    let told = status::watch(address, terminal, |lines| {
+        let mut screen = String::new();
+        lines.iter().for_each(|line| screen += &format!("{}\n", Harmless(line.as_bytes())));
+        let mut stdout = io::stdout().lock();
+        let clear = if terminal { "\u{1b}[H\u{1b}[2J" } else { "" };
+        stdout.write_all(format!("{clear}{screen}").as_bytes()).and_then(|()| stdout.flush())
+    });
+    // A reader that went away (`| head`) is no reason to complain.
+    told.await.ok();
+    Ok(())
 }
 
 async fn capture_once(binding: Bound, state: &Path, output: Option<&Path>) -> Result<()> {

@@ -99,6 +99,41 @@ fn a_console_that_somebody_holds_is_unknown() {
 }
 
 #[test]
+fn what_is_wrong_with_bindings_is_in_the_status_until_it_is_right() {
+    let place = Place::empty();
+    let bindings = "bindings:
+  - { select: { name: wbe }, scenarios: [ping] }
+  - select: { name: gone }
+    scenarios: [linux-serial-login]
+    consent: input
+    secrets: { user: { file: nowhere }, password: { file: nowhere } }
+";
+    std::fs::write(place.path("bindings.yaml"), bindings).unwrap();
+    std::fs::create_dir(place.path("secrets")).unwrap();
+    let app = "  - { name: gone, uuid: 0f8fad5b-d9cb-469f-a165-708677289501, scenarios: [passive] }
+bindings: bindings.yaml
+secrets: secrets
+";
+    place.write_agent_config(app);
+    let _agent = place.agent();
+    let status = || {
+        let told = place.lifesign(&["status", "--config", "agent.yaml"]);
+        String::from_utf8(told.stdout).unwrap()
+    };
+    let told = eventually("the status tells what is wrong", 30, || {
+        Some(status()).filter(|told| told.contains("selects no app that is here now"))
+    });
+    let row = told.lines().find(|line| line.contains("linux-serial-login")).unwrap();
+    assert!(row.contains("hindered") && row.contains("consent"), "{told}");
+    assert!(told.contains("bindings.yaml:3: the secret `password` is missing"), "{told}");
+    let right = bindings.replace("wbe", "gone");
+    std::fs::write(place.path("bindings.yaml"), right).unwrap();
+    eventually("the status tells that it is right", 30, || {
+        Some(status()).filter(|told| !told.contains("selects no app"))
+    });
+}
+
+#[test]
 fn a_broker_that_is_not_there_is_named_and_waited_for() {
     let place = Place::empty();
     let agent = place.agent();

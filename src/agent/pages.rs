@@ -1,0 +1,78 @@
+//! What the running agent shows of its apps, beside health and metrics.
+//!
+//! `/apps` is a list of every app under every scenario, those that cannot be asked among them;
+//! `/warnings` is a list of what a person should know of the bindings as they are now.
+
+use super::watch::{Board, Shown};
+use crate::base::time::{Clock, Instant, Timestamp};
+use crate::binding::Bound;
+use crate::telemetry::http;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The word for a scenario that an app should have and that cannot be asked.
+const HINDERED: &str = "hindered";
+
+/// What the keeper found when it last looked at the bindings.
+#[derive(Clone, Debug, Default)]
+pub struct Notices(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    hindered: Vec<Value>,
+    warnings: Vec<String>,
+}
+
+impl Notices {
+    /// Takes the place of what was found before.
+    pub fn replace(&self, bound: &[Bound], warnings: Vec<String>) {
+        let hindered = bound.iter().flat_map(|bound| {
+            bound.hindered.iter().map(|hindered| {
+                json!({
+                    "app": bound.app.id.to_string(),
+                    "name": bound.app.name,
+                    "scenario": hindered.scenario.to_string(),
+                    "state": HINDERED,
+                    "why": hindered.reason,
+                })
+            })
+        });
+        let noted = Noted { hindered: hindered.collect(), warnings };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = noted;
+    }
+}
+
+/// Every page.
+#[must_use]
+pub fn pages(board: &Board) -> Vec<(&'static str, http::Show)> {
+    let (apps, warnings) = (board.clone(), board.notices.clone());
+    let apps: http::Show = Arc::new(move || apps_page(&apps).to_string());
+    let warnings: http::Show = Arc::new(move || {
+        json!(warnings.0.lock().unwrap_or_else(PoisonError::into_inner).warnings).to_string()
+    });
+    vec![("/apps", apps), ("/warnings", warnings)]
+}
+
+fn apps_page(board: &Board) -> Value {
+    let (now, wall) = (Clock::now(), Clock::wall());
+    let states = board.states().into_iter().map(|shown| row(&shown, now, wall));
+    let noted = board.notices.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rows: Vec<Value> = states.chain(noted.hindered.iter().cloned()).collect();
+    rows.sort_by_key(|row| ["name", "app", "scenario"].map(|key| row[key].to_string()));
+    Value::Array(rows)
+}
+
+fn row(shown: &Shown, now: Instant, wall: Timestamp) -> Value {
+    let ago = now.since(shown.state.since()).as_millis();
+    let since = wall.as_millis().saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX));
+    json!({
+        "app": shown.app.id.to_string(),
+        "name": shown.app.name,
+        "scenario": shown.scenario.to_string(),
+        "state": shown.state.word(),
+        "rung": shown.rung.map(|rung| rung.to_string()),
+        "since": Timestamp::from_millis(since).to_string(),
+        "took_ms": shown.took_ms,
+        "why": shown.why,
+    })
+}
