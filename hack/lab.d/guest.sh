@@ -37,7 +37,7 @@ guest_up() {
     choose_guest "$1"
     shift
     local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
-    local memory=512 smp=2 agent=no disk=no net=no login=no
+    local memory=512 smp=2 agent=no qga=no disk=no net=no login=no
     parse_options "$@"
     prepare_kernel "$kernel"
     claim_directory
@@ -64,7 +64,7 @@ parse_options() {
             printf -v "${1#--}" '%s' "$2"
             shift
             ;;
-        --quiet | --login | --agent | --disk | --net) printf -v "${1#--}" yes ;;
+        --quiet | --login | --agent | --qga | --disk | --net) printf -v "${1#--}" yes ;;
         *) die "up knows no option '$1': see hack/lab help" ;;
         esac
         shift
@@ -104,7 +104,7 @@ claim_directory() {
 
 write_about() {
     local key
-    for key in kernel wiring sysrq console quiet login memory smp agent disk net; do
+    for key in kernel wiring sysrq console quiet login memory smp agent qga disk net; do
         echo "$key=${!key}"
     done
 }
@@ -340,6 +340,7 @@ kernel_arguments() {
     esac
     [ "$login" = no ] || arguments+=" lab_login=yes"
     [ "$agent" = no ] || arguments+=" lab_agent=yes"
+    [ "$agent/$qga" != no/yes ] || arguments+=" lab_agent=waits"
     [ "$disk" = no ] || arguments+=" lab_disk=yes"
     [ "$net" = no ] || arguments+=" lab_net=yes"
     echo "$arguments"

@@ -10,12 +10,13 @@
 //! full and changes nothing.
 
 use super::incident::Desk;
+use super::probe;
 use super::watch::{Board, watch};
 use crate::base::id::{AppId, Digest};
 use crate::base::limits;
 use crate::binding::source::{Kind, Seen, Source};
 use crate::binding::{
-    Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
+    App, Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
 };
 use crate::ladder::End;
 use crate::telemetry::health::Health;
@@ -130,7 +131,13 @@ fn device_log(kind: &Kind) -> Option<PathBuf> {
 
 fn resolved(loaded: &Loaded, registry: &Registry) -> Resolved {
     let vault = Vault::open(loaded.rules.references(), loaded.setup.secrets.as_deref());
-    resolve(&loaded.rules, registry.apps(), &vault)
+    let mut resolved = resolve(&loaded.rules, registry.apps(), &vault);
+    if let Some(state) = &loaded.state {
+        for bound in &mut resolved.bound {
+            bound.app.added_agent = probe::channel::place(state, bound.app.id);
+        }
+    }
+    resolved
 }
 
 async fn tell_seen(index: usize, mut source: Source, news: mpsc::Sender<News>) {
@@ -217,6 +224,9 @@ impl Keeper {
                 tracing::info!(app = %watch.bound.app.name, "no longer watched");
                 watch.stop.send_replace(true);
                 self.board.forget(id);
+                // Nobody consents to anything any more.
+                let app = App { add_agent: false, ..watch.bound.app };
+                self.tasks.spawn(async move { probe::channel::withdraw(&app).await });
             }
         }
         for bound in bound {

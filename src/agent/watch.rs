@@ -4,7 +4,7 @@ use super::incident::{Desk, Failure, target};
 use super::pages::Notices;
 use super::probe::boot::Boots;
 use super::probe::vmm::Vmm;
-use super::probe::{Asker, testimony};
+use super::probe::{Asker, channel, testimony};
 use crate::base::id::{AppId, ScenarioName};
 use crate::base::limits;
 use crate::base::rung::{Answer, Finding, Rung};
@@ -85,6 +85,7 @@ struct Heard {
 pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Receiver<bool>) {
     let started = Clock::now();
     let Bound { app, scenarios, secrets, .. } = bound;
+    channel::withdraw(&app).await;
     let mut watched: Vec<Watched> = scenarios
         .into_iter()
         .map(|scenario| {

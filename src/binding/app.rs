@@ -39,6 +39,10 @@ pub struct App {
     pub disks: Vec<Disk>,
     /// What may be done to it.
     pub consent: Consent,
+    /// Whether it may be given a channel for its guest agent, should it have none.
+    pub add_agent: bool,
+    /// Where the socket of a channel is that was given to it, or would be.
+    pub added_agent: Option<PathBuf>,
 }
 
 /// One run of an app, from start to end. A part that is not known tells nothing.
@@ -110,6 +114,8 @@ impl App {
             interfaces: Vec::new(),
             disks: Vec::new(),
             consent: Consent::default(),
+            add_agent: false,
+            added_agent: None,
         }
     }
 

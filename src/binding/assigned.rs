@@ -10,7 +10,7 @@
 //! STATE/bindings.refused        one of these that could not be read again, set aside
 //! ```
 
-use super::rules::{Rule, Rules, Scenarios, read_rules};
+use super::rules::{Agent, Rule, Rules, Scenarios, read_rules};
 use super::setup::Controller as Enrolled;
 use crate::base::chain::Chain;
 use crate::base::consent::Consent;
@@ -274,7 +274,8 @@ fn rules(bindings: &Bindings, local: &Scenarios, most: Consent) -> Result<Rules,
 }
 
 fn beyond(rule: &Rule, most: Consent) -> Option<String> {
-    let consent = rule.consent.filter(|consent| *consent > most)?;
+    let agent = rule.agent.filter(|agent| *agent == Agent::Add).map(|_| Agent::CONSENT);
+    let consent = rule.consent.max(agent).filter(|consent| *consent > most)?;
     let place = &rule.place;
     Some(format!(
         "{place}: it consents to `{consent}`, and this device lets the controller consent to \

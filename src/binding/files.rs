@@ -24,6 +24,8 @@ pub struct Loaded {
     pub scenarios: Scenarios,
     /// What the config file says of apps.
     pub setup: Setup,
+    /// Where the agent keeps what is its own, if the config file says it.
+    pub state: Option<PathBuf>,
     /// All bindings: those of the config file's own apps, and those of the bindings file.
     pub rules: Rules,
 }
@@ -95,6 +97,7 @@ struct Named {
     scenarios: Option<PathBuf>,
     bindings: Option<PathBuf>,
     secrets: Option<PathBuf>,
+    state: Option<PathBuf>,
 }
 
 fn wanted(config: &Path) -> Vec<Wanted> {
@@ -112,8 +115,8 @@ fn named(document: &Document) -> Named {
         let mut map = root.map(notes)?;
         let mut path = |key| map.optional::<PathBuf>(key);
         let scenarios = path("scenarios");
-        let (bindings, secrets) = (path("bindings"), path("secrets"));
-        Some(Named { scenarios, bindings, secrets })
+        let (bindings, secrets, state) = (path("bindings"), path("secrets"), path("state"));
+        Some(Named { scenarios, bindings, secrets, state })
     });
     named.unwrap_or_default()
 }
@@ -155,7 +158,7 @@ impl Reading {
         self.see_secrets(named.secrets.as_deref());
         let setup = setup?;
         let rules = setup.rules.clone().and(more);
-        Some(Loaded { scenarios, setup, rules })
+        Some(Loaded { scenarios, setup, state: named.state, rules })
     }
 
     fn scenarios(&mut self, directory: Option<&Path>) -> Scenarios {

@@ -37,7 +37,7 @@ pub use assigned::{Assigned, Authority, KeyError, Refusal, Taken};
 pub use files::{Files, Loaded, Wrong, load};
 pub use registry::{Change, Registry};
 pub use resolve::{Bound, Hindered, Resolved, Warning, resolve};
-pub use rules::{Rule, Rules, Scenarios, read_rules};
+pub use rules::{Agent, Rule, Rules, Scenarios, read_rules};
 pub use secret::{Missing, Reference, Secret, Vault};
 pub use select::{Rank, Selector};
 pub use setup::{Controller, Setup};

@@ -6,7 +6,7 @@
 //! shown, and hinders nothing else.
 
 use super::app::App;
-use super::rules::{Rule, Rules};
+use super::rules::{Agent, Rule, Rules};
 use super::secret::{Reference, Secret, Vault};
 use crate::base::consent::Consent;
 use crate::base::id::{AppId, ScenarioName};
@@ -101,6 +101,7 @@ struct Binder<'a, 't> {
     told: &'t mut Told,
     selected: bool,
     consent: Option<(&'a Rule, Consent)>,
+    agent: Option<(&'a Rule, Agent)>,
     scenarios: BTreeMap<&'a ScenarioName, (&'a Rule, &'a Scenario)>,
     secrets: BTreeMap<&'a str, (&'a Rule, &'a Reference)>,
 }
@@ -113,6 +114,7 @@ impl<'a, 't> Binder<'a, 't> {
             told,
             selected: false,
             consent: None,
+            agent: None,
             scenarios: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }
@@ -129,6 +131,13 @@ impl<'a, 't> Binder<'a, 't> {
                 }
                 Some(_) => {}
                 None => self.consent = Some((rule, consent)),
+            }
+        }
+        if let Some(agent) = rule.agent {
+            let (winner, meant) = *self.agent.get_or_insert((rule, agent));
+            if meant != agent {
+                let what = format!("`agent: {}` and not `{}`", meant.word(), agent.word());
+                self.told.overruled(&self.app, rule, winner, &what);
             }
         }
         for scenario in &rule.scenarios {
@@ -155,6 +164,7 @@ impl<'a, 't> Binder<'a, 't> {
             return None;
         }
         self.app.consent = self.consent.map_or(Consent::default(), |(_, consent)| consent);
+        self.app.add_agent = self.may_add_agent();
         let mut bound = Bound {
             app: self.app.clone(),
             scenarios: Vec::new(),
@@ -177,6 +187,16 @@ impl<'a, 't> Binder<'a, 't> {
             }
         }
         Some(bound)
+    }
+
+    fn may_add_agent(&mut self) -> bool {
+        let Some((rule, Agent::Add)) = self.agent else { return false };
+        let (needed, given) = (Agent::CONSENT, self.app.consent);
+        if given < needed {
+            let text = format!("`agent: add` needs the consent `{needed}`, and it is `{given}`");
+            self.told.tell(&self.app, rule, text);
+        }
+        given >= needed
     }
 
     /// Why a scenario cannot be asked.

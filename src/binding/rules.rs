@@ -39,10 +39,38 @@ pub struct Rule {
     pub scenarios: Vec<Scenario>,
     /// What may be done to them. `None`: left to others to say.
     pub consent: Option<Consent>,
+    /// Whether they may be given a channel for their guest agent. `None`: left to others to say.
+    pub agent: Option<Agent>,
     /// Where they can be reached.
     pub addresses: Vec<IpAddr>,
     /// What secrets their probes may use, by the name that the scenarios know them by.
     pub secrets: BTreeMap<String, Reference>,
+}
+
+/// What becomes of an app that has no channel for its guest agent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Agent {
+    /// It is left as it was found.
+    AsFound,
+    /// It is given one.
+    Add,
+}
+
+impl Agent {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AsFound, Self::Add];
+
+    /// A new device is nothing that a guest could not notice.
+    pub const CONSENT: Consent = Consent::Input;
+
+    /// The word for it in a binding.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::AsFound => "as-found",
+            Self::Add => "add",
+        }
+    }
 }
 
 // === impl Rules ===
@@ -175,6 +203,7 @@ fn read_labels(node: &Node, notes: &Notes) -> Option<BTreeMap<String, String>> {
 struct Said {
     scenarios: Vec<Scenario>,
     consent: Option<Consent>,
+    agent: Option<Agent>,
     addresses: Vec<IpAddr>,
     secrets: BTreeMap<String, Reference>,
 }
@@ -202,6 +231,13 @@ impl Said {
                 items.iter().map(|item| read_scenario(item, notes, known, permitted)).collect();
             read.into_iter().collect::<Option<Vec<_>>>()
         });
+        let agent = match map.node("agent") {
+            Some(node) => {
+                let words = Agent::ALL.map(|agent| (agent.word(), agent));
+                node.word(notes, "word for `agent`", &words).map(Some)
+            }
+            None => Some(None),
+        };
         let addresses = map.or("addresses", Vec::new());
         let secrets = match map.node("secrets") {
             Some(node) => read_references(node, notes),
@@ -210,14 +246,15 @@ impl Said {
         Some(Self {
             scenarios: scenarios?,
             consent: consent?,
+            agent: agent?,
             addresses: addresses?,
             secrets: secrets?,
         })
     }
 
     fn of(self, place: String, selector: Selector) -> Rule {
-        let Self { scenarios, consent, addresses, secrets } = self;
-        Rule { place, selector, scenarios, consent, addresses, secrets }
+        let Self { scenarios, consent, agent, addresses, secrets } = self;
+        Rule { place, selector, scenarios, consent, agent, addresses, secrets }
     }
 }
 

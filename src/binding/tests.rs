@@ -234,3 +234,33 @@ x: 1
         assert!(manual.contains(word), "docs/bindings.md does not say `{word}`");
     }
 }
+
+#[test]
+fn a_channel_is_added_only_where_a_binding_says_so_and_consents() {
+    let told = |text: &str| {
+        let rules = rules(text).unwrap();
+        let vault = Vault::open(rules.references(), None);
+        let Resolved { bound, warnings, .. } = resolve(&rules, &apps(), &vault);
+        let added = bound.iter().filter(|bound| bound.app.add_agent);
+        let names: Vec<String> = added.map(|bound| bound.app.name.clone()).collect();
+        let warnings: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+        format!("{names:?} {warnings:?}")
+    };
+    let binding = |select: &str, more: &str| {
+        format!("  - {{ select: {{ name: \"{select}\" }}, scenarios: []{more} }}\n")
+    };
+    let add = ", agent: add";
+    let all = [
+        format!("bindings:\n{}", binding("*", ", consent: input")),
+        format!("bindings:\n{}", binding("*", &format!("{add}, consent: input"))),
+        format!("bindings:\n{}", binding("*", add)),
+        format!(
+            "bindings:\n{}{}",
+            binding("*", &format!("{add}, consent: input")),
+            binding("web-*", ", agent: as-found")
+        ),
+    ];
+    insta::assert_snapshot!(all.map(|text| told(&text)).join("\n"));
+    let wrong = rules(&format!("bindings:\n{}", binding("*", ", agent: ad"))).unwrap_err();
+    assert!(wrong.contains("did you mean `add`?"), "{wrong}");
+}

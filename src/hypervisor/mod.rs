@@ -1,10 +1,12 @@
 //! What the hypervisor tells of a guest.
 //!
 //! Asks and leaves: never holds a monitor longer than a second, never sends `quit`, never brings a
-//! guest into a run state that its manager does not know. What the answers mean is for others.
+//! guest into a run state that its manager does not know. What the answers mean is for others. The one
+//! thing that it ever changes is [`channel`].
 
 pub mod blocks;
 pub mod boot;
+pub mod channel;
 pub mod chardev;
 pub mod process;
 pub mod qmp;

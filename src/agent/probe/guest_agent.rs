@@ -1,6 +1,6 @@
 //! Asks the agent inside the guest.
 
-use super::{App, Finding, Instant};
+use super::{App, Finding, Instant, Rung, channel};
 use crate::hypervisor::chardev::ConsoleDevice;
 use crate::hypervisor::qmp::Monitor;
 use crate::scenario::AgentProbe;
@@ -10,15 +10,19 @@ use std::path::Path;
 
 /// Asks. The first finding is the probe's own.
 pub(super) async fn ask(app: &App, question: &AgentProbe, deadline: Instant) -> Vec<Finding> {
-    let channel = match &app.guest_agent {
-        Some(path) => channel(app, path).await,
+    let socket = match channel::socket(app).await {
+        Ok(socket) => socket,
+        Err(reason) => return vec![Finding::unknown(Rung::Userspace, reason)],
+    };
+    let held = match &socket {
+        Some(path) => held(app, path).await,
         None => Channel::Unknown,
     };
-    probe(app.guest_agent.as_deref(), channel, &asked(question), deadline).await
+    probe(socket.as_deref(), held, &asked(question), deadline).await
 }
 
 /// What the monitor says of the channel, before we connect to it.
-async fn channel(app: &App, path: &Path) -> Channel {
+async fn held(app: &App, path: &Path) -> Channel {
     let Some(monitor) = &app.qmp else { return Channel::Unknown };
     let Ok(mut monitor) = Monitor::connect(monitor).await else { return Channel::Unknown };
     let devices = monitor.ask("query-chardev", json!({})).await.ok();

@@ -6,6 +6,7 @@
 //! *dead* because of silence alone.
 
 pub mod boot;
+pub mod channel;
 mod console;
 mod disk;
 mod guest_agent;

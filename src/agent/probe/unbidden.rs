@@ -39,7 +39,7 @@ pub fn has_way(app: &App, transport: Transport) -> bool {
         Transport::Log => app.console_log.is_some(),
         Transport::Disk | Transport::Vcpu => app.qmp.is_some(),
         Transport::Network => !app.addresses.is_empty(),
-        Transport::Agent => app.guest_agent.is_some(),
+        Transport::Agent => app.guest_agent.is_some() || app.add_agent,
     }
 }
 

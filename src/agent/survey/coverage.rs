@@ -47,7 +47,15 @@ pub struct Covered {
 
 /// Of every way.
 pub(super) fn coverage(app: &App, findings: &[Heard]) -> Vec<Covered> {
-    Way::ALL.into_iter().map(|way| covered(way, app, findings)).collect()
+    let mut all: Vec<Covered> =
+        Way::ALL.into_iter().map(|way| covered(way, app, findings)).collect();
+    // What goes through the monitor is mended by what mends the monitor.
+    if let Some(Covered { askable: false, why, remedy, .. }) = all.first().cloned() {
+        all.iter_mut().filter(|covered| covered.why == why).for_each(|covered| {
+            covered.remedy.clone_from(&remedy);
+        });
+    }
+    all
 }
 
 fn covered(way: Way, app: &App, findings: &[Heard]) -> Covered {
@@ -163,7 +171,8 @@ impl Way {
             }
             (Self::Network, _) if !known => "bind `addresses: [ADDRESS]`".to_owned(),
             (Self::Agent, _) if !known => {
-                "give the VM a virtserialport named `org.qemu.guest_agent.0`, and run qemu-ga in it"
+                "bind `agent: add` and `consent: input`, or give the VM a virtserialport named \
+                 `org.qemu.guest_agent.0`; run qemu-ga in it"
                     .to_owned()
             }
             (way, _) => way.remedy_of_silence().to_owned(),

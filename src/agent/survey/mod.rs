@@ -121,8 +121,9 @@ struct Answered {
 pub async fn survey(bound: Bound) -> Survey {
     let Bound { app, scenarios, hindered, secrets } = bound;
     let mut asker = Asker::new(app, secrets);
-    let (over_time, at_once): (Vec<_>, Vec<_>) =
-        questions(asker.app(), &scenarios).into_iter().partition(Question::takes_time);
+    let (over_time, at_once): (Vec<_>, Vec<_>) = questions(asker.app(), &scenarios)
+        .into_iter()
+        .partition(|question| question.takes_time(asker.app()));
     let mut answered = Vec::new();
 
     let started = Instant::now();
@@ -182,12 +183,16 @@ fn questions<'a>(app: &App, scenarios: &'a [Scenario]) -> Vec<Question<'a>> {
 }
 
 impl Question<'_> {
-    /// Whether it takes two looks to answer it.
-    fn takes_time(&self) -> bool {
-        match self {
-            Self::Bound(probe, _) => !probe.waits(),
-            Self::Unbidden(transport) => matches!(transport, Transport::Disk | Transport::Vcpu),
-        }
+    /// Whether it takes two looks to answer it. A guest needs some seconds to find the channel that is
+    /// added when its agent is asked for the first time.
+    fn takes_time(&self, app: &App) -> bool {
+        let (transport, over_time) = match self {
+            Self::Bound(probe, _) => (probe.transport(), !probe.waits()),
+            Self::Unbidden(transport) => {
+                (*transport, matches!(transport, Transport::Disk | Transport::Vcpu))
+            }
+        };
+        over_time || transport == Transport::Agent && app.add_agent && app.guest_agent.is_none()
     }
 
     fn consent(&self) -> Consent {

@@ -46,7 +46,7 @@ pub async fn probe(
     let Some(path) = path else {
         return vec![unknown(
             "there is no guest agent channel: start the VM with a virtserialport named \
-             `org.qemu.guest_agent.0`, or let the binding hot-add one, and run qemu-ga in the guest",
+             `org.qemu.guest_agent.0`, or bind `agent: add`, and run qemu-ga in the guest",
         )];
     };
     if channel == Channel::Held {
