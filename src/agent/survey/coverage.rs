@@ -175,6 +175,10 @@ impl Way {
                  `org.qemu.guest_agent.0`; run qemu-ga in it"
                     .to_owned()
             }
+            (Self::Agent, _) if app.guest_agent.is_none() => {
+                "run qemu-ga in the guest; where no channel can be added, start the VM with one"
+                    .to_owned()
+            }
             (way, _) => way.remedy_of_silence().to_owned(),
         }
     }
