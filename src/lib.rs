@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod evidence;
 pub mod ladder;
 pub mod pb;
+pub mod rules;
 pub mod scenario;
 
 #[cfg(any(feature = "agent", feature = "controller"))]

@@ -7,18 +7,17 @@
 //!
 //! ```text
 //! STATE/bindings.sealed         the AuthContainer that is in force
-//! STATE/bindings.refused        one of these that could not be read again, set aside
+//! STATE/bindings.refused        one of these that could not be opened again, set aside
 //! ```
 
-use super::rules::{Agent, Rule, Rules, Scenarios, read_rules};
 use super::setup::Controller as Enrolled;
 use crate::base::chain::Chain;
 use crate::base::consent::Consent;
-use crate::base::id::{DeviceId, Digest};
+use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::problem::Source;
-use crate::bundle::{Bindings, OpenError, PublicKey, open_bindings};
-use crate::scenario;
+use crate::bundle::{Bindings, OpenError, PublicKey, Text, open_bindings};
+use crate::rules::{Agent, Rule, Rules, read_whole};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::fs::{self, File};
@@ -46,15 +45,26 @@ pub struct Authority {
 
 struct Kept {
     sealed: Vec<u8>,
-    digest: Digest,
     bindings: Bindings,
+    /// Nothing, if they were right once and are not any more: this version reads them otherwise, or
+    /// the config consents to less.
+    rules: Option<Rules>,
+}
+
+/// Why what was in force before is not.
+#[derive(Debug, thiserror::Error)]
+enum Unkept {
+    #[error("it cannot be read")]
+    Disk(#[from] io::Error),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// What became of a message.
 #[derive(Debug)]
 pub enum Taken {
     /// It is in force from now on.
-    New(Rules),
+    New,
     /// It is what is in force already.
     Same,
 }
@@ -76,16 +86,18 @@ pub enum Refusal {
     /// Meant for somebody else.
     #[error("it is meant for the device `{0}`")]
     Device(DeviceId),
-    /// Older than what is in force.
-    #[error("its sequence is {given}, and {kept} is in force already")]
+    /// Older than what was taken before.
+    #[error(
+        "its sequence is {given}, and {kept} was taken before: nobody may bring back what was said once"
+    )]
     Older {
         /// What came.
         given: u64,
-        /// What is in force.
+        /// What was taken.
         kept: u64,
     },
     /// Another content under the same number.
-    #[error("its sequence {0} is in force already with another content")]
+    #[error("its sequence {0} was taken before with another content")]
     Forked(u64),
     /// Signed, and wrong.
     #[error("bindings {sequence} of the controller are wrong:\n\n{}", wrong.join("\n\n"))]
@@ -141,45 +153,37 @@ fn key_of(pem: &[u8]) -> Option<PublicKey> {
 
 impl Assigned {
     /// Looks for what was in force before. The second value says what is wrong with it, if anything
-    /// is: it was set aside then.
+    /// is: what cannot be believed is set aside.
     #[must_use]
     pub fn open(state: &Path, device: DeviceId, authority: Authority) -> (Self, Option<String>) {
-        let path = state.join("bindings.sealed");
-        let mut assigned = Self { path, authority, device, kept: None, behind: false };
-        let problem = match read(&assigned.path) {
-            Ok(None) => None,
-            Ok(Some(sealed)) => match assigned.opened(&sealed) {
-                Ok(kept) => {
-                    assigned.kept = Some(kept);
-                    None
-                }
-                Err(refusal) => {
-                    fs::rename(&assigned.path, assigned.path.with_extension("refused")).ok();
-                    Some(Chain(&refusal).to_string())
-                }
-            },
-            Err(error) => Some(error.to_string()),
-        };
-        let problem = problem
-            .map(|problem| format!("{} is not in force: {problem}", assigned.path.display()));
+        let (assigned, problem) = Self::load(state, device, authority);
+        if let Some(Unkept::Refused(_)) = problem
+            && assigned.kept.is_none()
+        {
+            fs::rename(&assigned.path, assigned.path.with_extension("refused")).ok();
+        }
+        let problem = assigned.described(problem);
+        (assigned, problem)
+    }
+
+    /// The same for who only looks: nothing is set aside.
+    #[must_use]
+    pub fn look(state: &Path, device: DeviceId, authority: Authority) -> (Self, Option<String>) {
+        let (assigned, problem) = Self::load(state, device, authority);
+        let problem = assigned.described(problem);
         (assigned, problem)
     }
 
     /// The number of what is in force.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
-        self.kept.as_ref().map(|kept| kept.bindings.sequence)
+        self.in_force().map(|(kept, _)| kept.bindings.sequence)
     }
 
-    /// What is in force, read with the device's own scenarios besides those that came with it. To be
-    /// read anew when those change.
-    ///
-    /// # Errors
-    ///
-    /// When it does not fit them any more.
-    pub fn rules(&self, local: &Scenarios) -> Result<Rules, Refusal> {
-        let Some(kept) = &self.kept else { return Ok(Rules::default()) };
-        rules(&kept.bindings, local, self.authority.consent)
+    /// What is in force.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.in_force().map(|(_, rules)| rules.clone()).unwrap_or_default()
     }
 
     /// Takes a message, or says why not.
@@ -187,27 +191,29 @@ impl Assigned {
     /// # Errors
     ///
     /// When it is not taken; what was in force stays so.
-    pub fn take(&mut self, sealed: &[u8], local: &Scenarios) -> Result<Taken, Refusal> {
+    pub fn take(&mut self, sealed: &[u8]) -> Result<Taken, Refusal> {
         if sealed.is_empty() {
             return Err(Refusal::Empty);
         }
-        let new = self.opened(sealed)?;
+        let mut new = self.opened(sealed)?;
         if let Some(kept) = &self.kept {
-            let (given, in_force) = (new.bindings.sequence, kept.bindings.sequence);
-            if given < in_force {
-                return Err(Refusal::Older { given, kept: in_force });
+            let (given, last) = (new.bindings.sequence, kept.bindings.sequence);
+            if given < last {
+                return Err(Refusal::Older { given, kept: last });
             }
             // A signature differs each time: what counts is what was signed.
-            if given == in_force {
-                let same = new.digest == kept.digest || new.bindings == kept.bindings;
-                return if same { Ok(Taken::Same) } else { Err(Refusal::Forked(given)) };
+            if given == last && new.bindings != kept.bindings {
+                return Err(Refusal::Forked(given));
+            }
+            if given == last && kept.rules.is_some() {
+                return Ok(Taken::Same);
             }
         }
-        let rules = rules(&new.bindings, local, self.authority.consent)?;
+        new.rules = Some(rules(&new.bindings, self.authority.consent)?);
         self.kept = Some(new);
         self.behind = true;
         self.settle().ok();
-        Ok(Taken::New(rules))
+        Ok(Taken::New)
     }
 
     /// Brings to disk what the disk did not take.
@@ -229,6 +235,31 @@ impl Assigned {
         self.behind
     }
 
+    fn load(state: &Path, device: DeviceId, authority: Authority) -> (Self, Option<Unkept>) {
+        let path = state.join("bindings.sealed");
+        let mut assigned = Self { path, authority, device, kept: None, behind: false };
+        let problem = assigned.read_kept().err();
+        (assigned, problem)
+    }
+
+    fn read_kept(&mut self) -> Result<(), Unkept> {
+        let Some(sealed) = read(&self.path)? else { return Ok(()) };
+        let kept = self.kept.insert(self.opened(&sealed)?);
+        // Even if it is wrong by now, its number holds: nobody shall bring back an older one.
+        kept.rules = Some(rules(&kept.bindings, self.authority.consent)?);
+        Ok(())
+    }
+
+    fn described(&self, problem: Option<Unkept>) -> Option<String> {
+        let problem = problem?;
+        Some(format!("{} is not in force: {}", self.path.display(), Chain(&problem)))
+    }
+
+    fn in_force(&self) -> Option<(&Kept, &Rules)> {
+        let kept = self.kept.as_ref()?;
+        Some((kept, kept.rules.as_ref()?))
+    }
+
     fn opened(&self, sealed: &[u8]) -> Result<Kept, Refusal> {
         if sealed.len() > limits::BINDINGS_BYTES {
             return Err(Refusal::TooLarge(sealed.len()));
@@ -237,39 +268,28 @@ impl Assigned {
         if bindings.device != self.device {
             return Err(Refusal::Device(bindings.device));
         }
-        Ok(Kept { sealed: sealed.to_vec(), digest: Digest::of(sealed), bindings })
+        Ok(Kept { sealed: sealed.to_vec(), bindings, rules: None })
     }
 }
 
-/// Reads the controller's texts. A scenario that comes with them is meant by them, even if the device
-/// has one of the same name; the device's own bindings go on meaning the device's.
-fn rules(bindings: &Bindings, local: &Scenarios, most: Consent) -> Result<Rules, Refusal> {
+/// Reads the controller's texts.
+fn rules(bindings: &Bindings, most: Consent) -> Result<Rules, Refusal> {
     let sequence = bindings.sequence;
-    let mut wrong = Vec::new();
-    let mut scenarios = local.clone();
-    let source = |name: &str, text: &str| Source {
-        name: format!("controller-{sequence}/{name}"),
-        text: text.to_owned(),
+    let source = |text: &Text| Source {
+        name: format!("controller-{sequence}/{}", text.name),
+        text: text.text.clone(),
     };
-    if bindings.scenarios.len() > limits::SCENARIOS {
-        wrong.push(format!("more than {} scenarios", limits::SCENARIOS));
-    }
-    for text in bindings.scenarios.iter().take(limits::SCENARIOS) {
-        match scenario::read(source(&text.name, &text.text)) {
-            Ok(scenario) => drop(scenarios.insert(scenario.name().clone(), scenario)),
-            Err(problems) => wrong.push(problems.to_string()),
-        }
-    }
-    let text = &bindings.bindings;
-    match read_rules(source(&text.name, &text.text), &scenarios) {
+    let scenarios = bindings.scenarios.iter().map(source).collect();
+    let wrong = match read_whole(scenarios, source(&bindings.bindings)) {
         Ok(rules) => {
-            wrong.extend(rules.iter().filter_map(|rule| beyond(rule, most)));
+            let wrong: Vec<String> = rules.iter().filter_map(|rule| beyond(rule, most)).collect();
             if wrong.is_empty() {
                 return Ok(rules);
             }
+            wrong
         }
-        Err(problems) => wrong.push(problems.to_string()),
-    }
+        Err(wrong) => wrong,
+    };
     Err(Refusal::Wrong { sequence, wrong })
 }
 
@@ -307,7 +327,7 @@ fn write(path: &Path, sealed: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::{Signer, Text};
+    use crate::bundle::Signer;
     use proptest::prelude::*;
     use rcgen::{CertificateParams, KeyPair};
 
@@ -358,19 +378,18 @@ mod tests {
         let controller = Controller::new();
         let (mut assigned, problem) = controller.device(state.path());
         assert_eq!((assigned.sequence(), problem), (None, None));
-        let local = Scenarios::new();
-        assert!(assigned.rules(&local).unwrap().is_empty());
+        assert!(assigned.rules().is_empty());
         let sealed = controller.seal("d-1", 7, GOOD);
-        let Ok(Taken::New(rules)) = assigned.take(&sealed, &local) else { panic!("taken") };
-        assert_eq!(rules.iter().next().unwrap().place, "controller-7/bindings.yaml:2");
+        assert!(matches!(assigned.take(&sealed), Ok(Taken::New)));
+        assert_eq!(assigned.rules().iter().next().unwrap().place, "controller-7/bindings.yaml:2");
         // The broker says it again with every connection; signed anew it is the same still.
-        assert!(matches!(assigned.take(&sealed, &local), Ok(Taken::Same)));
+        assert!(matches!(assigned.take(&sealed), Ok(Taken::Same)));
         let again = controller.seal("d-1", 7, GOOD);
-        assert!(matches!(assigned.take(&again, &local), Ok(Taken::Same)));
+        assert!(matches!(assigned.take(&again), Ok(Taken::Same)));
         drop(assigned);
         let (assigned, problem) = controller.device(state.path());
         assert_eq!((assigned.sequence(), problem), (Some(7), None));
-        assert_eq!(assigned.rules(&local).unwrap().len(), 1);
+        assert_eq!(assigned.rules().len(), 1);
     }
 
     #[test]
@@ -378,18 +397,17 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (controller, stranger) = (Controller::new(), Controller::new());
         let (mut assigned, _) = controller.device(state.path());
-        let local = Scenarios::new();
-        assigned.take(&controller.seal("d-1", 7, GOOD), &local).unwrap();
+        assigned.take(&controller.seal("d-1", 7, GOOD)).unwrap();
         let said = [
-            assigned.take(b"", &local),
-            assigned.take(b"rubbish", &local),
-            assigned.take(&vec![0; limits::BINDINGS_BYTES + 1], &local),
-            assigned.take(&stranger.seal("d-1", 8, GOOD), &local),
-            assigned.take(&controller.seal("d-2", 8, GOOD), &local),
-            assigned.take(&controller.seal("d-1", 6, GOOD), &local),
-            assigned.take(&controller.seal("d-1", 7, OTHER), &local),
-            assigned.take(&controller.seal("d-1", 8, &GOOD.replace("ours", "yours")), &local),
-            assigned.take(&controller.seal("d-1", 8, &GOOD.replace("input", "pause")), &local),
+            assigned.take(b""),
+            assigned.take(b"rubbish"),
+            assigned.take(&vec![0; limits::BINDINGS_BYTES + 1]),
+            assigned.take(&stranger.seal("d-1", 8, GOOD)),
+            assigned.take(&controller.seal("d-2", 8, GOOD)),
+            assigned.take(&controller.seal("d-1", 6, GOOD)),
+            assigned.take(&controller.seal("d-1", 7, OTHER)),
+            assigned.take(&controller.seal("d-1", 8, &GOOD.replace("ours", "yours"))),
+            assigned.take(&controller.seal("d-1", 8, &GOOD.replace("input", "pause"))),
         ];
         let said: Vec<String> = said.into_iter().map(refusal).collect();
         insta::assert_snapshot!(said.join("\n---\n"));
@@ -402,15 +420,14 @@ mod tests {
     fn a_kept_message_is_verified_again() {
         let state = tempfile::tempdir().unwrap();
         let (controller, next) = (Controller::new(), Controller::new());
-        let local = Scenarios::new();
         let (mut assigned, _) = controller.device(state.path());
-        assigned.take(&controller.seal("d-1", 7, GOOD), &local).unwrap();
+        assigned.take(&controller.seal("d-1", 7, GOOD)).unwrap();
         // Enrolled with another controller: the old one's word is not in force, nor its numbers.
         let (mut assigned, problem) = next.device(state.path());
         let problem = problem.unwrap();
         assert!(problem.contains("bindings.sealed is not in force: "), "{problem}");
         assert!(state.path().join("bindings.refused").exists());
-        assigned.take(&next.seal("d-1", 1, GOOD), &local).unwrap();
+        assigned.take(&next.seal("d-1", 1, GOOD)).unwrap();
         assert_eq!(next.device(state.path()).0.sequence(), Some(1));
 
         fs::write(state.path().join("bindings.sealed"), b"torn").unwrap();
@@ -419,12 +436,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_by_now_is_not_in_force_and_nothing_older_is_either() {
+        let state = tempfile::tempdir().unwrap();
+        let controller = Controller::new();
+        let sealed = controller.seal("d-1", 7, GOOD);
+        controller.device(state.path()).0.take(&sealed).unwrap();
+        let less = Authority { key: controller.key.clone(), consent: Consent::Query };
+        let open = |authority| Assigned::open(state.path(), "d-1".parse().unwrap(), authority);
+        let (mut assigned, problem) = open(less);
+        assert!(problem.unwrap().contains("it consents to `input`"));
+        assert!(assigned.sequence().is_none() && assigned.rules().is_empty());
+        assert!(matches!(assigned.take(&sealed), Err(Refusal::Wrong { .. })));
+        let older = controller.seal("d-1", 6, OTHER);
+        assert!(matches!(assigned.take(&older), Err(Refusal::Older { given: 6, kept: 7 })));
+        assert_eq!(controller.device(state.path()).0.sequence(), Some(7));
+    }
+
+    #[test]
+    fn who_looks_sets_nothing_aside() {
+        let state = tempfile::tempdir().unwrap();
+        let (controller, next) = (Controller::new(), Controller::new());
+        let (mut assigned, _) = controller.device(state.path());
+        assigned.take(&controller.seal("d-1", 7, GOOD)).unwrap();
+        let authority = Authority { key: next.key, consent: Consent::Input };
+        let (looked, problem) = Assigned::look(state.path(), "d-1".parse().unwrap(), authority);
+        assert!(problem.is_some() && looked.sequence().is_none());
+        assert_eq!(controller.device(state.path()).0.sequence(), Some(7));
+    }
+
+    #[test]
     fn a_disk_that_takes_nothing_is_tried_again() {
         let state = tempfile::tempdir().unwrap();
         let controller = Controller::new();
         let missing = state.path().join("missing");
         let (mut assigned, _) = controller.device(&missing);
-        assigned.take(&controller.seal("d-1", 7, GOOD), &Scenarios::new()).unwrap();
+        assigned.take(&controller.seal("d-1", 7, GOOD)).unwrap();
         assert!(assigned.is_behind() && assigned.settle().is_err());
         fs::create_dir(&missing).unwrap();
         assigned.settle().unwrap();
@@ -443,9 +489,9 @@ mod tests {
             for (sequence, good, restart) in steps {
                 let before = assigned.sequence();
                 let text = if good { GOOD } else { "bindings: 7\n" };
-                let taken = assigned.take(&controller.seal("d-1", sequence, text), &Scenarios::new());
+                let taken = assigned.take(&controller.seal("d-1", sequence, text));
                 let newer = before.is_none_or(|before| sequence > before);
-                prop_assert_eq!(matches!(taken, Ok(Taken::New(_))), newer && good);
+                prop_assert_eq!(matches!(taken, Ok(Taken::New)), newer && good);
                 if restart {
                     assigned = controller.device(state.path()).0;
                 }

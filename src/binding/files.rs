@@ -3,13 +3,13 @@
 //! What was read is handed out whole, or not at all: one mistake in one file, and all that is handed
 //! out is what is wrong, with file, line and words. Whoever holds the last good one keeps it.
 
-use super::rules::{Rules, Scenarios, read_rules};
 use super::setup::Setup;
 use super::watch::{Wanted, Watcher};
 use crate::base::document::Document;
 use crate::base::id::Digest;
 use crate::base::limits;
 use crate::base::problem::Source;
+use crate::rules::{Rules, Scenarios, read_rules};
 use crate::scenario;
 use std::fmt;
 use std::fs::{self, File};

@@ -17,30 +17,29 @@
 //! scenario exists for an app only if its consent suffices and its secrets are there; whether its
 //! sockets are there is asked at every round.
 //!
-//! `app`, `select`, `rules`, `resolve` and `registry` are pure; `source`, `watch`, `files`, `secret`
-//! and `assigned` do IO.
+//! `resolve` and `registry` are pure; `source`, `watch`, `files`, `secret` and `assigned` do IO. The
+//! language itself, and what an app is, are in [`crate::rules`].
 
-mod app;
 mod assigned;
 mod files;
 mod registry;
 mod resolve;
-mod rules;
 mod secret;
-mod select;
 mod setup;
 pub mod source;
 mod watch;
 
-pub use app::{App, Birth, Disk, Interface, Life, Mac};
 pub use assigned::{Assigned, Authority, KeyError, Refusal, Taken};
 pub use files::{Files, Loaded, Wrong, load};
 pub use registry::{Change, Registry};
 pub use resolve::{Bound, Hindered, Resolved, Warning, resolve};
-pub use rules::{Agent, Rule, Rules, Scenarios, read_rules};
-pub use secret::{Missing, Reference, Secret, Vault};
-pub use select::{Rank, Selector};
+pub use secret::{Missing, Secret, Vault};
 pub use setup::{Controller, Setup};
+
+pub use crate::rules::{
+    Agent, App, Birth, Disk, Interface, Life, Mac, Rank, Reference, Rule, Rules, Scenarios,
+    Selector, read_rules,
+};
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,9 @@
 //! Pure. A source says its whole set every time; the registry merges the sets, the first source
 //! first, and tells the difference to what it told before.
 
-use super::app::{App, Life};
 use crate::base::id::AppId;
 use crate::base::limits;
+use crate::rules::{App, Life};
 use std::collections::BTreeMap;
 
 /// What became of an app.
@@ -116,7 +116,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::app::Life;
+    use crate::rules::Life;
     use proptest::prelude::*;
 
     fn app(id: u8, pid: u32) -> App {

@@ -5,11 +5,10 @@
 //! ones; that it was so is told. What cannot be asked is kept with the reason, so that it can be
 //! shown, and hinders nothing else.
 
-use super::app::App;
-use super::rules::{Agent, Rule, Rules};
-use super::secret::{Reference, Secret, Vault};
+use super::secret::{Secret, Vault};
 use crate::base::consent::Consent;
 use crate::base::id::{AppId, ScenarioName};
+use crate::rules::{Agent, App, Reference, Rule, Rules};
 use crate::scenario::Scenario;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

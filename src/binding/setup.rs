@@ -1,11 +1,10 @@
 //! What a config file says of apps: its own list, where else to look, and where bindings are.
 
-use super::app::App;
-use super::rules::{Rule, Rules, Scenarios, read_apps};
 use super::source::Kind;
 use crate::base::consent::Consent;
 use crate::base::document::{Map, Node, Notes};
 use crate::base::problem::Problem;
+use crate::rules::{App, Rule, Rules, Scenarios, read_apps};
 use std::path::PathBuf;
 
 /// The keys `apps`, `bindings`, `discover`, `secrets` and `controller`.

@@ -1,10 +1,10 @@
 //! Rules laid over apps, as people write and read them.
 
-use super::app::id_of_name;
 use super::*;
 use crate::base::consent::Consent;
 use crate::base::document::Document;
 use crate::base::problem::Source;
+use crate::rules::id_of_name;
 use crate::scenario;
 use std::fmt::Write;
 

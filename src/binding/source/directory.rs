@@ -1,8 +1,8 @@
 //! A directory of small files that others replace: read when they are new, kept when they are torn.
 
-use super::super::app::Birth;
 use crate::base::limits;
 use crate::base::time::{Clock, Timestamp};
+use crate::rules::Birth;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
 //! libvirt's state file of one machine, as far as it is read here. Pure.
 
-use super::super::app::{Disk, Interface};
 use crate::base::id::AppId;
+use crate::rules::{Disk, Interface};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
 

@@ -14,8 +14,8 @@ use super::Seen;
 use super::directory::{Directory, read_file};
 use super::pubsub::{self, Domain, Mode, Network, Usage};
 use crate::base::id::AppId;
-use crate::binding::app::App;
 use crate::binding::watch::Wanted;
+use crate::rules::App;
 use std::path::{Path, PathBuf};
 
 const DOMAINS: &str = "domainmgr/DomainStatus";

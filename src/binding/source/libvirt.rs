@@ -7,8 +7,8 @@
 use super::Seen;
 use super::directory::Directory;
 use super::domain_xml::{self, Machine};
-use crate::binding::app::{App, id_of_name};
 use crate::binding::watch::Wanted;
+use crate::rules::{App, id_of_name};
 use std::path::Path;
 
 /// What libvirt says.

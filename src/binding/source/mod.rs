@@ -14,11 +14,11 @@ mod qmp;
 pub use eve::read_usage;
 pub use pubsub::Usage;
 
-use super::app::App;
 use super::watch::{Wanted, Watcher};
 use crate::base::document::{FromNode, Node, Notes, Value};
 use crate::base::problem::Problem;
 use crate::base::text::harmless_line;
+use crate::rules::App;
 use eve::Eve;
 use libvirt::Libvirt;
 use qmp::Monitors;

@@ -4,10 +4,10 @@
 //! is renamed one day costs what it told and nothing else. What is not named here, such as the
 //! password of the screen, is passed over by the parser and kept nowhere.
 
-use super::super::app::{Disk, Interface, Mac};
 use crate::base::base64;
 use crate::base::id::AppId;
 use crate::base::time::Timestamp;
+use crate::rules::{Disk, Interface, Mac};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 use std::net::IpAddr;

@@ -400,7 +400,7 @@ fn monitors_say_who_they_are() {
             seen.apps.iter().map(|app| (app.name.as_str(), app.console.is_some())).collect();
         assert!(names.contains(&("web", false)) && names.contains(&("db", true)), "{names:?}");
         let plain = seen.apps.iter().find(|app| app.name == "plain").unwrap();
-        assert_eq!(plain.id, crate::binding::app::id_of_name("plain"));
+        assert_eq!(plain.id, crate::rules::id_of_name("plain"));
         assert_eq!(plain.life.pid, Some(std::process::id()));
     });
 }

@@ -120,7 +120,7 @@ impl App {
     }
 
     /// Takes over what only `other` knows of the same app.
-    pub(super) fn fill_from(&mut self, other: &Self) {
+    pub fn fill_from(&mut self, other: &Self) {
         // Another monitor's socket tells nothing of ours, even if ours is not there yet.
         let socket = if self.qmp.is_some() { self.life.socket } else { other.life.socket };
         self.life = std::mem::take(&mut self.life).or(&other.life);
@@ -181,7 +181,7 @@ impl Life {
 
 /// The key of an app that has none of its own: made of its name, the same every time.
 #[must_use]
-pub(super) fn id_of_name(name: &str) -> AppId {
+pub fn id_of_name(name: &str) -> AppId {
     let digest = Digest::of(format!("lifesign app {name}").as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&digest.as_bytes()[..16]);

@@ -1,6 +1,6 @@
 //! Which apps a binding means, and how precisely it says so.
 
-use super::app::App;
+use super::App;
 use crate::base::document::{FromNode, Node, Notes, Value, parsed};
 use crate::base::id::AppId;
 use crate::base::problem::Problem;

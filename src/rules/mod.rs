@@ -1,5 +1,8 @@
 //! The language of bindings: from a document to [`Rules`], or to all of its mistakes.
 //!
+//! It is a room of its own, for both programs read it: the device to obey, the controller to refuse
+//! what a device would refuse before it is signed.
+//!
 //! ```yaml
 //! bindings:
 //!   - select: { name: "web-*" }
@@ -9,14 +12,21 @@
 //!     secrets: { password: { file: web-password } }
 //! ```
 
-use super::app::{App, Disk};
-use super::secret::{Reference, read_references};
-use super::select::Selector;
+mod app;
+mod reference;
+mod select;
+
+pub use app::{App, Birth, Disk, Interface, Life, Mac, id_of_name};
+pub use reference::Reference;
+pub use select::{Rank, Selector};
+
 use crate::base::consent::Consent;
 use crate::base::document::{Document, FromNode, Map, Node, Notes, Value, parsed};
 use crate::base::id::{AppId, ScenarioName};
+use crate::base::limits;
 use crate::base::problem::{Problem, Problems, Source};
-use crate::scenario::{Scenario, read_timing};
+use crate::scenario::{self, Scenario, read_timing};
+use reference::read_references;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -130,6 +140,38 @@ pub fn read_rules(source: Source, known: &Scenarios) -> Result<Rules, Problems> 
     })
 }
 
+/// Reads scenarios, and a bindings file that names no others: what a controller publishes means the
+/// same on every device, whatever files are there.
+///
+/// # Errors
+///
+/// When anything is wrong; every mistake, as a compiler would show it.
+pub fn read_whole(scenarios: Vec<Source>, bindings: Source) -> Result<Rules, Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut known = Scenarios::new();
+    if scenarios.len() > limits::SCENARIOS {
+        wrong.push(format!("more than {} scenarios", limits::SCENARIOS));
+    }
+    for source in scenarios.into_iter().take(limits::SCENARIOS) {
+        let file = source.name.clone();
+        match scenario::read(source) {
+            Ok(scenario) => {
+                let name = scenario.name().clone();
+                if known.insert(name.clone(), scenario).is_some() {
+                    wrong.push(format!("{file}: another file has a scenario `{name}`, too"));
+                }
+            }
+            Err(problems) => wrong.push(problems.to_string()),
+        }
+    }
+    match read_rules(bindings, &known) {
+        Ok(rules) if wrong.is_empty() => return Ok(rules),
+        Ok(_) => {}
+        Err(problems) => wrong.push(problems.to_string()),
+    }
+    Err(wrong)
+}
+
 fn read_rule(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Rule> {
     let mut map = node.map(notes)?;
     let selector = map.required_node("select").and_then(|node| Selector::read(node, notes));
@@ -139,7 +181,8 @@ fn read_rule(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Rule> {
 }
 
 /// Reads the list of apps that a config file knows itself, each with a binding of its own.
-pub(super) fn read_apps(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Vec<(App, Rule)>> {
+#[must_use]
+pub fn read_apps(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Vec<(App, Rule)>> {
     let items = node.list(notes)?;
     let read: Vec<Option<(App, Rule)>> =
         items.iter().map(|item| read_app(item, notes, known)).collect();
