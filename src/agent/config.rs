@@ -8,7 +8,7 @@ use crate::base::endpoint::BrokerUrl;
 use crate::base::id::{DeviceId, ScenarioName};
 use crate::base::problem::{Problem, Problems, Source};
 use crate::base::topic::Prefix;
-use crate::binding::Setup;
+use crate::binding::{Controller, Setup};
 use crate::scenario::{self, Scenario};
 use crate::telemetry::logs;
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub struct Config {
     pub key: PathBuf,
     /// Where bundles go.
     pub broker: Broker,
+    /// Whose bindings are taken.
+    pub controller: Option<Controller>,
     /// Where health and metrics are shown.
     pub http: Option<SocketAddr>,
     /// What log lines look like.
@@ -137,13 +139,13 @@ fn read_config(
     // What it says of apps is read again whenever it changes; here its mistakes are told.
     let setup = Setup::read(&mut map, notes, scenarios);
     map.finish();
-    setup?;
     Some(Config {
         device: device?,
         state: state?,
         certificate: certificate?,
         key: key?,
         broker: broker?,
+        controller: setup?.controller,
         http,
         log: log?,
     })

@@ -1,45 +1,64 @@
 //! Keeps a watch on every app that is bound, while apps come and go and files change.
 //!
 //! ```text
-//!   Files ----+                          +--> a watch, one task an app
-//!             +--> rules, apps --resolve-+--> warnings in the log
-//!   Sources --+                          +--> end of incidents of apps that went or restarted
+//!   Files -------+                          +--> a watch, one task an app
+//!   Assignment --+--> rules, apps --resolve-+--> warnings in the log
+//!   Sources -----+                          +--> end of incidents of apps that went or restarted
 //! ```
 //!
 //! Whatever changes, only the watches that it touches begin anew. What is wrong with a file is told in
 //! full and changes nothing.
 
+use super::assignment::{self, Assignment};
+use super::config;
 use super::incident::Desk;
 use super::probe;
 use super::watch::{Board, watch};
+use crate::base::chain::Chain;
 use crate::base::id::{AppId, Digest};
 use crate::base::limits;
 use crate::binding::source::{Kind, Seen, Source};
 use crate::binding::{
-    App, Bound, Change, Files, Loaded, Registry, Resolved, Vault, Wrong, load, resolve,
+    App, Assigned, Bound, Change, Files, Loaded, Registry, Resolved, Rules, Vault, Warning, Wrong,
+    load, resolve,
 };
 use crate::ladder::End;
 use crate::telemetry::health::Health;
 use crate::telemetry::signal;
 use crate::transport::log;
+use crate::upload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
-/// News that wait to be looked at: one from each source and the files.
+/// News that wait to be looked at: one from each source, the files and the controller.
 const NEWS: usize = 8;
+
+/// How often the disk is tried again that did not take the controller's bindings.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What may have changed.
 enum News {
     Files(Box<Result<Loaded, Wrong>>),
     Seen(usize, Seen),
+    Assigned(upload::Bindings),
+}
+
+/// What the controller binds, and where more of it comes from.
+pub struct Orders {
+    /// What is in force.
+    pub assignment: Assignment,
+    /// What comes.
+    pub words: channel::Receiver<upload::Bindings>,
 }
 
 /// Keeps the watches.
 pub struct Keeper {
     loaded: Loaded,
+    assignment: Option<Assignment>,
     registry: Registry,
     watches: BTreeMap<AppId, Watch>,
     tasks: JoinSet<()>,
@@ -64,15 +83,29 @@ struct Watch {
 ///
 /// # Errors
 ///
-/// When the files are wrong.
+/// When the files are wrong, or the controller's certificate cannot be used.
 pub async fn bound_now(config: &Path) -> Result<Resolved, Wrong> {
     let loaded = load(config)?;
+    let (assigned, problem) = assigned_now(config)?;
     let mut sources = sources(&loaded);
     let mut registry = Registry::new(sources.len());
     for (index, source) in sources.iter_mut().enumerate() {
         registry.update(index, source.next().await.apps);
     }
-    Ok(resolved(&loaded, &registry))
+    let mut resolved = resolved(&loaded, assigned, &registry);
+    resolved.warnings.extend(problem);
+    Ok(resolved)
+}
+
+/// What the controller binds, as far as it is on disk.
+fn assigned_now(config: &Path) -> Result<(Rules, Option<Warning>), Wrong> {
+    let wrong = |error: &dyn std::error::Error| Wrong(vec![Chain(error).to_string()]);
+    let config = config::read(config).map_err(|error| wrong(&error))?;
+    let authority = assignment::authority(&config).map_err(|error| wrong(&error))?;
+    let Some(authority) = authority else { return Ok((Rules::default(), None)) };
+    let (assigned, problem) = Assigned::look(&config.state, config.device, authority);
+    let warning = |text| Warning { place: "the controller's bindings".to_owned(), text };
+    Ok((assigned.rules(), problem.map(warning)))
 }
 
 /// Keeps watches until `stop` turns true, and then waits for those that are busy.
@@ -80,6 +113,7 @@ pub async fn keep(
     config: &Path,
     desk: Arc<Desk>,
     board: Board,
+    orders: Option<Orders>,
     mut stop: channel::Receiver<bool>,
 ) -> Result<(), Wrong> {
     let mut files = Files::new(config);
@@ -96,17 +130,33 @@ pub async fn keep(
     for (index, source) in sources.into_iter().enumerate() {
         tellers.spawn(tell_seen(index, source, news.clone()));
     }
-    tellers.spawn(tell_files(files, news));
-    let (watches, tasks) = (BTreeMap::new(), JoinSet::new());
-    let (warned, problems) = (BTreeSet::new(), BTreeMap::new());
-    let mut keeper =
-        Keeper { loaded, registry, watches, tasks, warned, problems, desk, board, health };
+    tellers.spawn(tell_files(files, news.clone()));
+    let assignment = orders.map(|Orders { assignment, words }| {
+        tellers.spawn(tell_assigned(words, news));
+        assignment
+    });
+    let mut keeper = Keeper {
+        loaded,
+        assignment,
+        registry,
+        watches: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        warned: BTreeSet::new(),
+        problems: BTreeMap::new(),
+        desk,
+        board,
+        health,
+    };
     loop {
         let news = tokio::select! {
             biased;
             () = signal::told(&mut stop) => break,
             Some(news) = coming.recv() => news,
             Some(_) = keeper.tasks.join_next() => continue,
+            () = tokio::time::sleep(SETTLE), if keeper.is_behind() => {
+                keeper.assignment.iter_mut().for_each(Assignment::settle);
+                continue;
+            }
         };
         keeper.take(news);
     }
@@ -129,9 +179,11 @@ fn device_log(kind: &Kind) -> Option<PathBuf> {
     }
 }
 
-fn resolved(loaded: &Loaded, registry: &Registry) -> Resolved {
-    let vault = Vault::open(loaded.rules.references(), loaded.setup.secrets.as_deref());
-    let mut resolved = resolve(&loaded.rules, registry.apps(), &vault);
+/// Of equally precise bindings the device's own decide.
+fn resolved(loaded: &Loaded, assigned: Rules, registry: &Registry) -> Resolved {
+    let rules = loaded.rules.clone().and(assigned);
+    let vault = Vault::open(rules.references(), loaded.setup.secrets.as_deref());
+    let mut resolved = resolve(&rules, registry.apps(), &vault);
     if let Some(state) = &loaded.state {
         for bound in &mut resolved.bound {
             bound.app.added_agent = probe::channel::place(state, bound.app.id);
@@ -158,6 +210,15 @@ async fn tell_files(mut files: Files, news: mpsc::Sender<News>) {
     }
 }
 
+async fn tell_assigned(mut words: channel::Receiver<upload::Bindings>, news: mpsc::Sender<News>) {
+    while words.changed().await.is_ok() {
+        let word = words.borrow_and_update().clone();
+        if news.send(News::Assigned(word)).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Keeper {
     fn take(&mut self, news: News) {
         let changes = match news {
@@ -167,6 +228,12 @@ impl Keeper {
                 }
                 self.problems.insert(index, problems);
                 self.registry.update(index, apps)
+            }
+            News::Assigned(word) => {
+                if !self.assignment.as_mut().is_some_and(|assignment| assignment.take(word)) {
+                    return;
+                }
+                Vec::new()
             }
             News::Files(loaded) => match *loaded {
                 Ok(loaded) => {
@@ -206,7 +273,8 @@ impl Keeper {
 
     /// Begins, renews and ends watches until they are those that are bound.
     fn settle(&mut self) {
-        let Resolved { bound, warnings, .. } = resolved(&self.loaded, &self.registry);
+        let assigned = self.assignment.as_ref().map(Assignment::rules).unwrap_or_default();
+        let Resolved { bound, warnings, .. } = resolved(&self.loaded, assigned, &self.registry);
         if self.registry.is_settled() {
             let mut all: Vec<String> = warnings.iter().map(ToString::to_string).collect();
             for warning in &all {
@@ -263,6 +331,10 @@ impl Keeper {
             watch(made, desk, board, stopped).await;
         });
         self.watches.insert(id, Watch { made_of, bound, stop, ended });
+    }
+
+    fn is_behind(&self) -> bool {
+        self.assignment.as_ref().is_some_and(Assignment::is_behind)
     }
 
     fn warn(&mut self, warning: String) {

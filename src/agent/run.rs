@@ -4,10 +4,11 @@
 //! finish what they have begun, the upload says goodbye to the broker, and after
 //! [`limits::DRAIN`] whoever is not done is dropped: what matters is on disk by then.
 
+use super::assignment::{self, Assignment, Report};
 use super::config::Config;
 use super::identity::{self, Identity};
 use super::incident::Desk;
-use super::keeper::keep;
+use super::keeper::{Orders, keep};
 use super::ledger::Ledger;
 use super::pages;
 use super::pauses::Pauses;
@@ -15,6 +16,7 @@ use super::watch::Board;
 use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::time::Clock;
+use crate::binding;
 use crate::pb::v1;
 use crate::spool::{self, Spool};
 use crate::telemetry::health::Health;
@@ -72,6 +74,9 @@ pub enum Error {
     /// The upload cannot be set up.
     #[error("failed to set up the upload")]
     Upload(#[from] upload::ConfigError),
+    /// The controller cannot be believed.
+    #[error("failed to load the certificate of the controller whose bindings are taken")]
+    Controller(#[from] binding::KeyError),
     /// The page's address is taken or not ours.
     #[error("failed to listen on {address} for health and metrics")]
     Listen {
@@ -107,6 +112,12 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let (stop, stopped) = channel::channel(false);
     let (linked, link) = channel::channel(upload::State::default());
     let (telling, status) = channel::channel(Vec::new());
+    let (bindings, words) = channel::channel(upload::Bindings::default());
+    let (reporting, report) = channel::channel(Report::default());
+    let orders = assignment::authority(&config)?.map(|authority| {
+        let assignment = Assignment::open(&config, authority, health.clone(), reporting);
+        Orders { assignment, words }
+    });
     let counters = Arc::new(upload::Counters::default());
     count(ours, &counters, &spool);
     let desk = Arc::new(Desk {
@@ -131,12 +142,14 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         status,
         stop: stopped.clone(),
         state: linked,
+        bindings,
         counters,
     };
     tasks.spawn(upload::run(target, wires));
     tasks.spawn(follow_link(link, health.clone()));
     tasks.spawn(settle(Arc::clone(&desk), stopped.clone()));
-    let teller = Teller { device: config.device.clone(), board: board.clone(), spool, telling };
+    let device = config.device.clone();
+    let teller = Teller { device, board: board.clone(), spool, report, telling };
     tasks.spawn(teller.tell(stopped.clone()));
     if let Some(address) = config.http {
         let more = pages::pages(&board);
@@ -145,7 +158,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     }
     tracing::info!(device = %config.device, version = env!("CARGO_PKG_VERSION"), "watching");
     tasks.spawn(async move {
-        if let Err(wrong) = keep(&file, desk, board, stopped).await {
+        if let Err(wrong) = keep(&file, desk, board, orders, stopped).await {
             tracing::error!("nothing is watched, for the files are wrong:\n{wrong}");
         }
     });
@@ -216,6 +229,7 @@ fn target(config: &Config, certificate: Vec<u8>, key: Vec<u8>) -> Result<upload:
         tls,
         prefix: config.broker.prefix.clone(),
         device: config.device.clone(),
+        bindings: config.controller.is_some(),
     };
     Ok(upload::Target::try_new(target)?)
 }
@@ -241,6 +255,7 @@ struct Teller {
     device: DeviceId,
     board: Board,
     spool: Arc<Mutex<Spool>>,
+    report: channel::Receiver<Report>,
     telling: channel::Sender<Vec<u8>>,
 }
 
@@ -271,6 +286,7 @@ impl Teller {
             scenario: shown.scenario.to_string(),
             state: shown.state.word().to_owned(),
         });
+        let Report { sequence, refused } = self.report.borrow().clone();
         v1::Status {
             device: self.device.to_string(),
             up: true,
@@ -279,6 +295,8 @@ impl Teller {
             apps: apps.collect(),
             spool_bytes: usage.bytes + usage.held_bytes,
             spool_entries: u32::try_from(usage.parcels + usage.held).unwrap_or(u32::MAX),
+            bindings_sequence: sequence,
+            bindings_error: refused,
         }
     }
 }

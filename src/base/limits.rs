@@ -86,6 +86,10 @@ pub const BINDINGS_BYTES: usize = 120 * 1024;
 /// The same unpacked: as much as one file may have.
 pub const BINDINGS_BODY_BYTES: u64 = DOCUMENT_BYTES as u64;
 
+/// Why bindings were refused, as the controller is told: a handful of mistakes with their lines. It is
+/// sent again with every status, and the device's log has all of it.
+pub const BINDINGS_ERROR_BYTES: usize = 2 * 1024;
+
 /// Scenarios in one directory, or in one message of the controller.
 pub const SCENARIOS: usize = 256;
 

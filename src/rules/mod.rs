@@ -164,12 +164,11 @@ pub fn read_whole(scenarios: Vec<Source>, bindings: Source) -> Result<Rules, Vec
             Err(problems) => wrong.push(problems.to_string()),
         }
     }
-    match read_rules(bindings, &known) {
-        Ok(rules) if wrong.is_empty() => return Ok(rules),
-        Ok(_) => {}
-        Err(problems) => wrong.push(problems.to_string()),
+    // Bindings cannot be judged without the scenarios that they name.
+    if !wrong.is_empty() {
+        return Err(wrong);
     }
-    Err(wrong)
+    read_rules(bindings, &known).map_err(|problems| vec![problems.to_string()])
 }
 
 fn read_rule(node: &Node, notes: &Notes, known: &Scenarios) -> Option<Rule> {

@@ -16,7 +16,9 @@ use super::trouble::{CONNECT, Trouble, explain, refused_publish, refused_subscri
 use crate::base::limits;
 use crate::base::time::{Clock, Instant};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectProperties, LastWill, Packet, PubAck};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnectProperties, Filter, LastWill, Packet, PubAck, Publish, SubAck,
+};
 use rumqttc::v5::{self, AsyncClient, ConnectionError, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use std::collections::{BTreeMap, VecDeque};
@@ -48,6 +50,10 @@ pub(super) enum Event {
     Acknowledged { token: Token, complaint: Option<Trouble> },
     /// Something came on the receipt topic.
     Receipt(Vec<u8>),
+    /// Something came on the topic of bindings.
+    Bindings(Vec<u8>),
+    /// Nothing will ever come there.
+    Unbound(Trouble),
 }
 
 pub(super) struct Link {
@@ -55,6 +61,7 @@ pub(super) struct Link {
     poll: Poll,
     broker: String,
     receipts: String,
+    bindings: Option<String>,
     /// Accepted by the library, which has not yet given them a packet number.
     queued: VecDeque<Token>,
     numbered: BTreeMap<u16, Token>,
@@ -79,6 +86,7 @@ impl Link {
             poll: Box::pin(poll(eventloop)),
             broker: target.name(),
             receipts: target.topics.receipt.clone(),
+            bindings: target.topics.bindings.clone(),
             queued: VecDeque::new(),
             numbered: BTreeMap::new(),
             content_max: 0,
@@ -151,15 +159,8 @@ impl Link {
             }
             v5::Event::Incoming(Packet::ConnAck(ack)) => Some(self.up(&ack)?),
             v5::Event::Incoming(Packet::PubAck(ack)) => self.acknowledged(&ack),
-            v5::Event::Incoming(Packet::SubAck(ack)) => {
-                let refused = ack.return_codes.iter().find_map(refused_subscription);
-                refused.map_or(Ok(()), |why| Err(Trouble::deaf(&self.broker, why)))?;
-                None
-            }
-            v5::Event::Incoming(Packet::Publish(publish)) => {
-                let ours = publish.topic == self.receipts.as_bytes();
-                ours.then(|| Event::Receipt(publish.payload.to_vec()))
-            }
+            v5::Event::Incoming(Packet::SubAck(ack)) => self.subscribed(&ack)?,
+            v5::Event::Incoming(Packet::Publish(publish)) => self.received(&publish),
             _ => None,
         })
     }
@@ -180,9 +181,33 @@ impl Link {
         }
         // A ping goes out every `keep_alive`: by the second one without an event nothing moves.
         self.patience = keep_alive.saturating_mul(2) + Duration::from_secs(15);
-        let subscribed = self.client.try_subscribe(&self.receipts, QoS::AtLeastOnce);
+        let topics = std::iter::once(&self.receipts).chain(&self.bindings);
+        let filters = topics.map(|topic| Filter::new(topic, QoS::AtLeastOnce));
+        let subscribed = self.client.try_subscribe_many(filters);
         subscribed.map_err(|_| Trouble::stuck(&self.broker))?;
         Ok(Event::Up { content_max: self.content_max })
+    }
+
+    /// The codes come in the order of the filters. Without its receipts a device can do nothing, and
+    /// without bindings all but one thing.
+    pub(super) fn subscribed(&self, ack: &SubAck) -> Result<Option<Event>, Trouble> {
+        let mut refused = ack.return_codes.iter().map(refused_subscription);
+        if let Some(why) = refused.next().flatten() {
+            return Err(Trouble::deaf(&self.broker, why));
+        }
+        let unbound = refused.next().flatten();
+        Ok(unbound.map(|why| Event::Unbound(Trouble::unbound(&self.broker, why))))
+    }
+
+    fn received(&self, publish: &Publish) -> Option<Event> {
+        let on = |topic: &String| publish.topic == topic.as_bytes();
+        if on(&self.receipts) {
+            Some(Event::Receipt(publish.payload.to_vec()))
+        } else if self.bindings.as_ref().is_some_and(on) {
+            Some(Event::Bindings(publish.payload.to_vec()))
+        } else {
+            None
+        }
     }
 
     fn acknowledged(&mut self, ack: &PubAck) -> Option<Event> {

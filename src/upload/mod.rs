@@ -15,6 +15,7 @@
 //!      <prefix>/<device>/headline   <------+   |
 //!      <prefix>/<device>/bundle     <------+   |
 //!      <prefix>/<device>/receipt    -----------+
+//!      <prefix>/<device>/bindings   -----------+--> handed on as it came
 //! ```
 //!
 //! Only a receipt of the controller lets go of a parcel; see [`session`] for the conversation. Who
@@ -78,6 +79,9 @@ pub struct Wires {
     pub stop: watch::Receiver<bool>,
     /// Told how the link is, for the health page.
     pub state: watch::Sender<State>,
+    /// Told what comes on the topic of bindings. Only the last word of a retained topic counts, so
+    /// nothing queues up, and whoever reads it slowly holds up nothing.
+    pub bindings: watch::Sender<Bindings>,
     /// Counted here, for the metrics.
     pub counters: Arc<Counters>,
 }
@@ -97,6 +101,21 @@ pub enum State {
     },
     /// There is no connection.
     Down {
+        /// A sentence.
+        why: String,
+    },
+}
+
+/// What came on the topic of bindings.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Bindings {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// A message, from whomever: at most a packet long, and not looked at.
+    Message(Vec<u8>),
+    /// Nothing ever will.
+    Hindered {
         /// A sentence.
         why: String,
     },
@@ -250,6 +269,12 @@ impl Upload {
                 self.state(complaint.map_or(State::Up, hindered));
             }
             Event::Receipt(payload) => self.receipt(&payload),
+            Event::Bindings(payload) => {
+                self.wires.bindings.send_replace(Bindings::Message(payload));
+            }
+            Event::Unbound(why) => {
+                self.wires.bindings.send_replace(Bindings::Hindered { why: why.to_string() });
+            }
             Event::Up { .. } => {}
         }
     }

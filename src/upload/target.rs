@@ -18,6 +18,8 @@ pub struct Config {
     pub prefix: Prefix,
     /// The name of this device, part of every topic.
     pub device: DeviceId,
+    /// Whether to listen for what the controller binds.
+    pub bindings: bool,
 }
 
 /// Who we are and whom we believe, as PEM.
@@ -70,6 +72,8 @@ pub(super) struct Topics {
     pub(super) headline: String,
     pub(super) bundle: String,
     pub(super) receipt: String,
+    /// Nothing, if nobody listens.
+    pub(super) bindings: Option<String>,
 }
 
 // === impl Target ===
@@ -81,7 +85,7 @@ impl Target {
     ///
     /// With the first thing that is wrong.
     pub fn try_new(config: Config) -> Result<Self, ConfigError> {
-        let Config { broker, tls, prefix, device } = config;
+        let Config { broker, tls, prefix, device, bindings } = config;
         let tls = if broker.tls {
             let tls = tls.ok_or(ConfigError::NoTls)?;
             if ServerName::try_from(broker.host.as_str()).is_err() {
@@ -98,6 +102,7 @@ impl Target {
             headline: prefix.topic(&device, Kind::Headline),
             bundle: prefix.topic(&device, Kind::Bundle),
             receipt: prefix.receipt(&device),
+            bindings: bindings.then(|| prefix.bindings(&device)),
         };
         Ok(Self { broker, tls, device, topics })
     }
@@ -146,7 +151,8 @@ mod tests {
     fn nothing_goes_in_the_clear_to_another_machine() {
         let target = |broker: &str| {
             let (broker, device) = (broker.parse().unwrap(), "device-1".parse().unwrap());
-            Target::try_new(Config { broker, tls: None, prefix: Prefix::default(), device })
+            let prefix = Prefix::default();
+            Target::try_new(Config { broker, tls: None, prefix, device, bindings: false })
         };
         for url in ["mqtt://10.0.0.1", "mqtt://broker.example", "mqtt://[2001:db8::1]"] {
             assert!(matches!(target(url), Err(ConfigError::Plain(_))), "{url}");

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::base::id::IncidentId;
+use crate::base::limits;
 use crate::base::topic::Prefix;
 use crate::spool::{Kind, Limits, Parcel};
 use rumqttc::v5::mqttbytes::QoS;
@@ -170,6 +171,7 @@ struct Device {
     status: watch::Sender<Vec<u8>>,
     stop: watch::Sender<bool>,
     state: watch::Sender<State>,
+    bindings: watch::Sender<Bindings>,
     counters: Arc<Counters>,
     tasks: JoinSet<()>,
 }
@@ -186,6 +188,7 @@ impl Device {
             status: watch::Sender::new(status.encode_to_vec()),
             stop: watch::Sender::new(false),
             state: watch::Sender::default(),
+            bindings: watch::Sender::default(),
             counters: Arc::default(),
             tasks: JoinSet::new(),
         }
@@ -193,13 +196,15 @@ impl Device {
 
     fn start(&mut self, broker: &str, tls: Option<Tls>) {
         let (device, prefix) = ("device-1".parse().unwrap(), Prefix::default());
-        let config = Config { broker: broker.parse().unwrap(), tls, prefix, device };
+        let broker = broker.parse().unwrap();
+        let config = Config { broker, tls, prefix, device, bindings: true };
         let wires = Wires {
             spool: Arc::clone(&self.spool),
             changed: self.changed.subscribe(),
             status: self.status.subscribe(),
             stop: self.stop.subscribe(),
             state: self.state.clone(),
+            bindings: self.bindings.clone(),
             counters: Arc::clone(&self.counters),
         };
         self.tasks.spawn(run(Target::try_new(config).unwrap(), wires));
@@ -498,6 +503,63 @@ async fn over_tls_each_proves_itself_to_the_other() {
         tls: Some(stranger),
         prefix: "a".parse().unwrap(),
         device,
+        bindings: false,
     };
     assert!(matches!(Target::try_new(config), Err(ConfigError::Key(_))));
+}
+
+async fn say(port: u16, topic: &str, payload: &[u8]) {
+    let mut options = MqttOptions::new(format!("says {topic}"), "127.0.0.1", port);
+    options.set_max_packet_size(Some(1 << 20));
+    let (client, mut eventloop) = AsyncClient::new(options, 10);
+    client.try_publish(topic, QoS::AtLeastOnce, true, payload.to_vec()).unwrap();
+    let said = async {
+        while !matches!(eventloop.poll().await, Ok(v5::Event::Incoming(Packet::PubAck(_)))) {}
+    };
+    timeout(HANGS, said).await.expect("the broker takes it");
+}
+
+#[tokio::test]
+async fn what_the_controller_binds_is_handed_on_as_it_came() {
+    let mut device = Device::new();
+    let mut broker = Broker::start(device.dir.path(), free_port(), "");
+    wait_for("the broker", || std::net::TcpStream::connect(("127.0.0.1", broker.port)).is_ok())
+        .await;
+    let message = |bytes: &[u8]| Bindings::Message(bytes.to_vec());
+    let mut heard = device.bindings.subscribe();
+    say(broker.port, "lifesign/device-2/bindings", b"another's").await;
+    say(broker.port, "lifesign/device-1/bindings", b"before it came").await;
+    device.start(&local(broker.port), None);
+    let mut hears = async |wanted: Bindings| {
+        timeout(HANGS, heard.wait_for(|heard| *heard == wanted)).await.expect("heard").unwrap();
+    };
+    hears(message(b"before it came")).await;
+    let large = vec![7; limits::BINDINGS_BYTES];
+    say(broker.port, "lifesign/device-1/bindings", &large).await;
+    hears(message(&large)).await;
+    // A broker that has forgotten everything is told again, and so are we.
+    broker.restart();
+    wait_for("the broker", || std::net::TcpStream::connect(("127.0.0.1", broker.port)).is_ok())
+        .await;
+    say(broker.port, "lifesign/device-1/bindings", b"after a restart").await;
+    hears(message(b"after a restart")).await;
+}
+
+#[tokio::test]
+async fn bindings_that_may_not_be_read_hinder_no_receipts() {
+    use rumqttc::v5::mqttbytes::v5::{SubAck, SubscribeReasonCode as Code};
+    let (broker, device) = ("mqtt://127.0.0.1:7".parse().unwrap(), "d-1".parse().unwrap());
+    let config = Config { broker, tls: None, prefix: Prefix::default(), device, bindings: true };
+    let link = Link::open(&Target::try_new(config).unwrap(), Vec::new());
+    let ack = |codes: [Code; 2]| {
+        link.subscribed(&SubAck { pkid: 1, return_codes: codes.into(), properties: None })
+    };
+    let taken = Code::Success(QoS::AtLeastOnce);
+    assert!(ack([taken, taken]).unwrap().is_none());
+    let Some(Event::Unbound(why)) = ack([taken, Code::NotAuthorized]).unwrap() else {
+        panic!("it is told")
+    };
+    assert!(why.to_string().contains("read its bindings (not authorized)"), "{why}");
+    let why = ack([Code::NotAuthorized, taken]).unwrap_err();
+    assert!(why.to_string().contains("read its receipts"), "{why}");
 }

@@ -61,6 +61,11 @@ impl Trouble {
         Self::new(broker, what)
     }
 
+    pub(super) fn unbound(broker: &str, why: &str) -> Self {
+        let what = format!("does not let this device read its bindings ({why}); correct its ACL");
+        Self::new(broker, what)
+    }
+
     pub(super) fn unheard(broker: &str, why: &str) -> Self {
         Self::new(broker, format!("does not pass on what this device publishes: {why}"))
     }

@@ -66,7 +66,10 @@ impl Notes {
             Some((far, a)) if far <= 2 || far * 3 <= a.len() => format!("did you mean `{a}`?"),
             _ => format!("not a {what} that is known here"),
         };
-        let help = format!("allowed: {}", allowed.join(", "));
+        let help = match allowed {
+            [] => format!("no {what} is known here"),
+            _ => format!("allowed: {}", allowed.join(", ")),
+        };
         self.note(Problem::new(span, format!("unknown {what} `{word}`"), label).help(help));
     }
 }
