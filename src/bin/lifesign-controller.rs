@@ -6,9 +6,11 @@
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use lifesign::base::endpoint::BrokerUrl;
+use lifesign::base::id::DeviceId;
 use lifesign::base::problem::{Problems, Source};
 use lifesign::base::time::Clock;
 use lifesign::controller::config::Config;
+use lifesign::controller::publish::{self, Files, PublishError};
 use lifesign::controller::{run, show};
 use lifesign::telemetry::{logs, signal};
 use std::io::{self, IsTerminal, Write};
@@ -68,6 +70,54 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Say which scenarios devices run: publish it, see what became of it, withdraw it
+    #[command(subcommand)]
+    Bindings(Bindings),
+}
+
+#[derive(Subcommand)]
+enum Bindings {
+    /// Check a bindings file, sign it for each device, and have the running controller say it
+    ///
+    /// What a device would refuse is refused here, in the same words, and nothing is published. The
+    /// bindings replace all that was published for these devices before. If no controller runs now,
+    /// the next one says it.
+    Publish {
+        /// For this device; may be given several times
+        #[arg(long, value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+        device: Vec<DeviceId>,
+        /// For every enrolled device
+        #[arg(long)]
+        all: bool,
+        /// A scenario that the bindings name; may be given several times. Those that a device has
+        /// itself are not meant
+        #[arg(long, value_name = "FILE")]
+        scenario: Vec<PathBuf>,
+        /// The bindings file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The controller's config file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what is published for a device, what is in force there, and why not
+    Show {
+        /// The device
+        #[arg(value_name = "DEVICE")]
+        device: DeviceId,
+        /// The controller's config file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Withdraw all that was published for a device; its own bindings stay
+    Withdraw {
+        /// The device
+        #[arg(value_name = "DEVICE")]
+        device: DeviceId,
+        /// The controller's config file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// Where the controller keeps what it received.
@@ -88,17 +138,22 @@ fn main() -> ExitCode {
         // Whoever reads us has seen enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = error.downcast_ref::<Problems>().map_or_else(
-                || format!("lifesign-controller: {error:#}"),
-                |problems| {
-                    let terminal = io::stderr().is_terminal();
-                    if terminal { problems.coloured() } else { problems.to_string() }
-                },
-            );
             // If stderr is gone, too, only the exit code is left to tell.
-            drop(writeln!(io::stderr().lock(), "{text}"));
+            drop(writeln!(io::stderr().lock(), "{}", complaint(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Mistakes in a file are shown as a compiler shows them, which leaves no room before them.
+fn complaint(error: &anyhow::Error) -> String {
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        let terminal = io::stderr().is_terminal();
+        return if terminal { problems.coloured() } else { problems.to_string() };
+    }
+    match error.downcast_ref::<PublishError>() {
+        Some(wrong @ PublishError::Wrong(_)) => wrong.to_string(),
+        Some(_) | None => format!("lifesign-controller: {error:#}"),
     }
 }
 
@@ -126,6 +181,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             print(&text)
         }
         Command::Export { id, file, place } => export(&place.data()?, &id, &file),
+        Command::Bindings(command) => bindings(command),
     }
 }
 
@@ -143,6 +199,34 @@ fn receive(path: &Path, broker: Option<BrokerUrl>) -> anyhow::Result<()> {
     // which the store is made for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ended?)
+}
+
+fn bindings(command: Bindings) -> anyhow::Result<()> {
+    match command {
+        Bindings::Publish { device, all, scenario, file, config } => {
+            let config = read(&config, None)?;
+            let files = Files::read(&file, &scenario)?;
+            let devices =
+                if all { publish::everybody(&config)? } else { publish::these(&config, device)? };
+            for warning in files.warnings() {
+                drop(writeln!(io::stderr().lock(), "warning: {warning}"));
+            }
+            let published = publish::publish(&config, &files, &devices, Clock::wall())?;
+            let line =
+                |(device, sequence)| format!("{device}: bindings {sequence} are published\n");
+            print(&published.into_iter().map(line).collect::<String>())
+        }
+        Bindings::Show { device, config } => {
+            let config = read(&config, None)?;
+            let key = publish::key(&config)?;
+            print(&show::bindings(&config.data, &device, &key, style())?)
+        }
+        Bindings::Withdraw { device, config } => {
+            let config = read(&config, None)?;
+            let sequence = publish::withdraw(&config, &device, Clock::wall())?;
+            print(&format!("{device}: bindings {sequence} are published, which bind nothing\n"))
+        }
+    }
 }
 
 fn export(data: &Path, id: &str, file: &Path) -> anyhow::Result<()> {

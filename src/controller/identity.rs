@@ -160,7 +160,26 @@ fn list(directory: &Path) -> io::Result<Vec<(DeviceId, PathBuf)>> {
     Ok(files)
 }
 
+/// Every device that has a certificate here, right or not, in order.
+///
+/// # Errors
+///
+/// When the directory cannot be read.
+pub fn devices(directory: &Path) -> io::Result<Vec<DeviceId>> {
+    let mut devices: Vec<_> = list(directory)?.into_iter().map(|(device, _)| device).collect();
+    devices.sort();
+    Ok(devices)
+}
+
 fn read(device: &DeviceId, path: &Path) -> Result<Certificate, &'static str> {
+    let (der, spki, key) = certificate(path)?;
+    Ok(Certificate { der, sender: Sender { device: device.clone(), key, spki } })
+}
+
+/// A certificate that a signature can be checked with: itself, its key in DER, and its key.
+pub(super) fn certificate(
+    path: &Path,
+) -> Result<(CertificateDer<'static>, Vec<u8>, PublicKey), &'static str> {
     let size = std::fs::metadata(path).map_err(|_| "it cannot be read")?.len();
     if size > FILE_BYTES {
         return Err("it is too large for a certificate");
@@ -171,7 +190,7 @@ fn read(device: &DeviceId, path: &Path) -> Result<Certificate, &'static str> {
         .subject_public_key_info()
         .to_vec();
     let key = PublicKey::from_spki(&spki).ok_or("its key is no P-256 key")?;
-    Ok(Certificate { der, sender: Sender { device: device.clone(), key, spki } })
+    Ok((der, spki, key))
 }
 
 impl Certificate {

@@ -14,7 +14,7 @@
 //! only after [`super::receive`] has handled it.
 //!
 //! Two tasks: [`Link::run`] polls and never waits for anything else, [`answer`] publishes and
-//! acknowledges. They meet only through bounded channels. At most [`limits::INFLIGHT`] messages
+//! acknowledges. A third, [`super::announce`], publishes what nobody asked for. They meet only through bounded channels. At most [`limits::INFLIGHT`] messages
 //! are unacknowledged by the broker's promise, so the channel of jobs is full only when it breaks
 //! that promise or sends what nobody promised to deliver.
 
@@ -24,7 +24,9 @@ use crate::base::limits;
 use crate::base::topic::{Kind, Prefix};
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{
+    Filter, Packet, PubAck, PubAckReason, Publish, SubAck, SubscribeReasonCode,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +65,8 @@ pub struct Link {
     pub stop: watch::Receiver<bool>,
     /// Closed when all that was taken is answered; taken away when that was seen.
     pub answered: Option<watch::Receiver<()>>,
+    /// The connection, while there is one that listens, for who has something to say unasked.
+    pub up: watch::Sender<Option<AsyncClient>>,
     /// Health and metrics.
     pub vitals: Vitals,
 }
@@ -109,7 +113,9 @@ impl Link {
     pub async fn run(mut self) {
         let mut wait = BACKOFF[0];
         loop {
-            match self.session(&mut wait).await {
+            let ended = self.session(&mut wait).await;
+            self.up.send_replace(None);
+            match ended {
                 Ok(()) => return,
                 Err(lost) => self.lost(&lost, wait),
             }
@@ -186,7 +192,10 @@ impl Link {
             self.take(client, publish)?;
         } else if let Packet::SubAck(ack) = packet {
             self.subscribed(&ack)?;
+            self.up.send_replace(Some(client.clone()));
             return Ok(true);
+        } else if let Packet::PubAck(ack) = packet {
+            self.acknowledged(&ack);
         }
         Ok(false)
     }
@@ -207,6 +216,21 @@ impl Link {
         tracing::info!("listening");
         self.vitals.health.ok("broker");
         Ok(())
+    }
+
+    /// Whether devices hear us is for a person to mend, at the broker.
+    fn acknowledged(&self, ack: &PubAck) {
+        // Nobody there to take it is no failure: the device has gone, and asks when it comes back.
+        if matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
+            return;
+        }
+        let why = format!(
+            "the broker does not pass on what the controller publishes: {:?}. Allow it to publish \
+             receipts and bindings, and enough of them",
+            ack.reason
+        );
+        tracing::warn!(why, "a device was not answered");
+        self.vitals.health.degraded("broker", why);
     }
 
     fn take(&self, client: &AsyncClient, publish: Publish) -> Result<(), Lost> {

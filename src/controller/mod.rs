@@ -6,6 +6,8 @@
 //!                       +---- Done ----+
 //!
 //!   incidents, show, export --> Reader --> the same files, never written
+//!
+//!   bindings publish --> a row a device --> announce --MQTT, retained--> broker
 //! ```
 //!
 //! A message is acknowledged to the broker, and a device is answered, after what it says is on the
@@ -13,11 +15,13 @@
 //! bundle is verified before a byte of it is parsed, and never stands in the way of another.
 
 pub mod admission;
+pub mod announce;
 pub mod broker;
 pub mod config;
 pub mod identity;
 pub mod link;
 pub mod metrics;
+pub mod publish;
 pub mod receive;
 pub mod run;
 pub mod show;

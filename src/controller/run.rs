@@ -5,13 +5,14 @@
 //! loses nothing, for what was not answered is said again.
 
 use super::admission;
+use super::announce::Announcer;
 use super::broker::{self, Broker};
 use super::config::{BrokerChoice, Config, TlsFiles};
 use super::identity::Enrolled;
 use super::link::{self, Link};
 use super::metrics::{Meters, PREFIX};
 use super::receive::Receiver;
-use super::store::{Store, StoreError};
+use super::store::{Bindings, Store, StoreError};
 use super::tls::{self, TlsError};
 use super::worker::{self, Vitals};
 use crate::base::endpoint::BrokerUrl;
@@ -71,9 +72,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), R
     let vitals = Vitals { meters: Meters::new(&mut registry), health };
     vitals.health.degraded("broker", "not connected yet");
     let store = Store::open(&config.data)?;
+    let bindings = Bindings::open(&config.data)?;
     let pages = Pages::start(config.http, registry, &vitals).await?;
     let (options, own) = connect(&config).await?;
-    let parts = Parts::start(config, options, store, vitals);
+    let parts = Parts::start(config, options, (store, bindings), vitals);
     let ended = parts.run(stop).await;
     if let Some(broker) = own {
         broker.stop().await;
@@ -110,14 +112,19 @@ impl Pages {
     }
 }
 
-/// Link, answers and worker.
+/// Link, answers, announcements and worker.
 struct Parts {
     tasks: JoinSet<()>,
     stopping: watch::Sender<bool>,
 }
 
 impl Parts {
-    fn start(config: Config, options: MqttOptions, store: Store, vitals: Vitals) -> Self {
+    fn start(
+        config: Config,
+        options: MqttOptions,
+        (store, bindings): (Store, Bindings),
+        vitals: Vitals,
+    ) -> Self {
         let (stopping, stop) = watch::channel(false);
         let (answering, answered) = watch::channel(());
         let (jobs, taken) = mpsc::channel(link::JOBS);
@@ -129,8 +136,11 @@ impl Parts {
         let worker_vitals = vitals.clone();
         tasks.spawn_blocking(move || worker::work(receiver, taken, &finished, &worker_vitals));
         tasks.spawn(link::answer(done, Arc::clone(&again), answering));
+        let (up, link_up) = watch::channel(None);
+        let announcer = Announcer::new(config.prefix.clone(), bindings, vitals.clone());
+        tasks.spawn(announcer.run(link_up, stop.clone()));
         let (jobs, answered) = (Some(jobs), Some(answered));
-        let link = Link { options, prefix: config.prefix, jobs, again, stop, answered, vitals };
+        let link = Link { options, prefix: config.prefix, jobs, again, stop, answered, up, vitals };
         tasks.spawn(link.run());
         Self { tasks, stopping }
     }

@@ -80,7 +80,7 @@ fn diagnose(receiver: &mut Receiver, vitals: &Vitals) -> bool {
 
 impl Vitals {
     /// Says how the store does.
-    fn report<T>(&self, result: Result<T, StoreError>) -> Option<T> {
+    pub fn report<T>(&self, result: Result<T, StoreError>) -> Option<T> {
         match result {
             Ok(value) => {
                 self.health.ok("store");

@@ -228,11 +228,11 @@ impl Rights {
         Self { publish, subscribe }
     }
 
-    fn may_publish(&self, topic: &str) -> bool {
+    pub(super) fn may_publish(&self, topic: &str) -> bool {
         self.publish.iter().any(|filter| topics::covers(filter, topic))
     }
 
-    fn may_subscribe(&self, filter: &str) -> bool {
+    pub(super) fn may_subscribe(&self, filter: &str) -> bool {
         self.subscribe.iter().any(|wider| topics::covers(wider, filter))
     }
 }

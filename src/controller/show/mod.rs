@@ -1,14 +1,18 @@
-//! What an operator reads: the list of incidents, one of them in full, an artifact, a bundle.
+//! What an operator reads: the list of incidents, one of them in full, an artifact, a bundle, and
+//! what became of published bindings.
 //!
 //! Everything here gives text or bytes back, or says in a sentence why there is none; printing is
 //! the program's. Whatever a guest or a device wrote is made harmless on its way into text, and
 //! raw only as an artifact that was asked for by name.
 
+mod bindings;
 mod excerpt;
 mod json;
 mod list;
 mod report;
 mod table;
+
+pub use bindings::bindings;
 
 use super::store::{Find, Incident, Open, Reader, StoreError};
 use crate::base::chain::Chain;

@@ -119,7 +119,7 @@ fn contents(bundle: &Bundle, incident: &Incident, style: Style) -> Vec<String> {
 }
 
 /// Nothing, if there is nothing to say.
-fn section(title: &str, body: String, style: Style) -> Option<String> {
+pub(super) fn section(title: &str, body: String, style: Style) -> Option<String> {
     (!body.is_empty()).then(|| format!("{}\n{body}", style.bold(title)))
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   DATA/lock                  held by the one process that writes
-//!   DATA/index.sqlite          incidents, parcels, devices, and the chunks of open transfers
+//!   DATA/index.sqlite          incidents, parcels, devices, the chunks of open transfers, and what
+//!                              is published for devices
 //!   DATA/objects/<digest>      sealed bundles, byte for byte as they were sealed
 //!   DATA/quarantine/<digest>   bundles that were not believed, while there is room
 //! ```
@@ -11,8 +12,10 @@
 //! disk before anybody is told. So a crash leaves at worst a file without a row, which the same
 //! bundle overwrites when it is sent again, for nobody has receipted it.
 //!
-//! [`Store`] writes and has one owner; [`Reader`] looks on while it does, and never writes.
+//! [`Store`] writes and has one owner; [`Reader`] looks on while it does, and never writes. Beside the
+//! owner, [`Bindings`] writes one table that is not the owner's.
 
+mod bindings;
 mod incidents;
 mod objects;
 mod parcels;
@@ -21,6 +24,7 @@ mod record;
 mod schema;
 mod transfers;
 
+pub use bindings::{Bindings, Published};
 pub use incidents::Pending;
 pub use parcels::{Parcel, Refused, Verdict};
 pub use reader::{Find, Incident, Open, Reader};
@@ -29,7 +33,7 @@ pub use transfers::Transfer;
 
 use crate::base::time::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -95,19 +99,11 @@ impl Store {
     ///
     /// When somebody else has it open, or it cannot be written.
     pub fn open(data: &Path) -> Result<Self, StoreError> {
-        // Nobody else shall read evidence, or reach the broker's socket in here.
-        let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
-        private.map_err(StoreError::file("make", data))?;
+        make(data)?;
         let lock = lock(data)?;
         let objects = objects::Objects::open(data, OBJECTS)?;
         let quarantine = objects::Objects::open(data, QUARANTINE)?;
-        let mut connection = Connection::open(data.join(INDEX))?;
-        connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A receipt is a promise: a commit waits for the disk.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        schema::migrate(&mut connection)?;
+        let connection = connect(data)?;
         Ok(Self { connection, objects, quarantine, _lock: lock })
     }
 
@@ -124,6 +120,26 @@ impl Store {
         )?;
         Ok(())
     }
+}
+
+/// Nobody else shall read evidence, or reach the broker's socket in here.
+fn make(data: &Path) -> Result<(), StoreError> {
+    let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    private.map_err(StoreError::file("make", data))
+}
+
+/// The index, brought up to what this program needs.
+fn connect(data: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(data.join(INDEX))?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A receipt is a promise: a commit waits for the disk.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Whoever begins by reading cannot wait for another writer afterwards; it fails at once.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    schema::migrate(&mut connection)?;
+    Ok(connection)
 }
 
 fn lock(data: &Path) -> Result<Flock<File>, StoreError> {

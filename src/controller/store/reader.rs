@@ -1,7 +1,7 @@
 //! Looking at a store while another process may write it. Nothing here writes, not even a lock.
 
-use super::{INDEX, OBJECTS, Record, StoreError, objects, schema};
-use crate::base::id::{AppId, Digest, IncidentId};
+use super::{INDEX, OBJECTS, Published, Record, StoreError, bindings, objects, schema};
+use crate::base::id::{AppId, DeviceId, Digest, IncidentId};
 use crate::base::time::Timestamp;
 use crate::bundle::{self, Bundle, OpenError, PublicKey, Sealed};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
@@ -134,6 +134,31 @@ impl Reader {
             Err(error) => Err(error),
         };
         Ok(Some(Open { bytes, bundle }))
+    }
+
+    /// What is published for a device.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn published(&self, device: &DeviceId) -> Result<Option<Published>, StoreError> {
+        // An index that no later `run` has seen has no such table.
+        let known = schema::version(&self.connection)? > 1;
+        if known { bindings::published(&self.connection, device) } else { Ok(None) }
+    }
+
+    /// What a device last said of itself, and when.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn status(&self, device: &DeviceId) -> Result<Option<(Timestamp, Vec<u8>)>, StoreError> {
+        let found = self.connection.query_row(
+            "SELECT seen_at, status FROM devices WHERE device = ?1 AND status IS NOT NULL",
+            [device.as_str()],
+            |row| Ok((Timestamp::from_millis(row.get(0)?), row.get(1)?)),
+        );
+        Ok(found.optional()?)
     }
 
     fn select(

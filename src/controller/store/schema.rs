@@ -3,10 +3,11 @@
 //! `user_version` counts the steps of [`MIGRATIONS`] that a file has seen. A step, once released,
 //! never changes; what is needed later is another step.
 
-use super::StoreError;
+use super::{StoreError, signed};
 use rusqlite::Connection;
 
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE devices (
         device   TEXT PRIMARY KEY,
         seen_at  INTEGER NOT NULL,
@@ -69,15 +70,28 @@ const MIGRATIONS: [&str; 1] = ["
         PRIMARY KEY (device, digest, start),
         FOREIGN KEY (device, digest) REFERENCES transfers ON DELETE CASCADE
     ) STRICT;
-"];
+",
+    "
+    -- What the controller says to each device, for the running one to say.
+    CREATE TABLE bindings (
+        device    TEXT PRIMARY KEY,
+        sequence  INTEGER NOT NULL,
+        at        INTEGER NOT NULL,
+        sealed    BLOB NOT NULL
+    ) STRICT;
+",
+];
 
 /// Brings a file up to what this program needs.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let seen = version(connection)?;
-    for (step, sql) in (1_i64..).zip(MIGRATIONS).skip(seen) {
+    while version(connection)? < MIGRATIONS.len() {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(sql)?;
-        transaction.pragma_update(None, "user_version", step)?;
+        // Another process may have been quicker.
+        let seen = version(&transaction)?;
+        if let Some(sql) = MIGRATIONS.get(seen) {
+            transaction.execute_batch(sql)?;
+            transaction.pragma_update(None, "user_version", signed(seen as u64 + 1))?;
+        }
         transaction.commit()?;
     }
     Ok(())

@@ -1,12 +1,16 @@
 //! What an operator reads of a bundle that was received.
 
 use super::device::{Device, Validity, chunk, now, today};
+use crate::base::id::DeviceId;
 use crate::base::time::Timestamp;
 use crate::base::topic::Prefix;
-use crate::controller::identity::Enrolled;
+use crate::bundle::{Bindings, Text};
+use crate::controller::identity::{self, Enrolled};
 use crate::controller::receive::{Message, Receiver};
 use crate::controller::show::{self, ShowError, Style};
-use crate::controller::store::Store;
+use crate::controller::store::{self, Published, Store};
+use crate::pb::v1;
+use prost::Message as _;
 use tempfile::TempDir;
 
 fn style() -> Style {
@@ -120,4 +124,76 @@ fn json_has_the_same() {
     assert_eq!(one["bundle"]["bytes"], sealed.len());
     assert_eq!(one["bundle"]["steps"][2]["outcome"], "silent");
     assert_eq!(one["bundle"]["rounds"][1]["probes"][0]["answer"], "dead");
+}
+
+/// What is shown of bindings 7 when a device says this of itself.
+fn shown_bindings(status: Option<v1::Status>) -> String {
+    let place = tempfile::tempdir().unwrap();
+    let controller = Device::new("controller", Validity::Today);
+    controller.enrol(place.path());
+    let text = |name: &str, text: &str| Text { name: name.to_owned(), text: text.to_owned() };
+    let device: DeviceId = "d-1".parse().unwrap();
+    let bindings = Bindings {
+        device: device.clone(),
+        sequence: 7,
+        scenarios: vec![text("ping.yaml", "scenario: ping\n")],
+        bindings: text("bindings.yaml", "bindings:\n  - select: { name: \"*\" }\n"),
+    };
+    let sealed = controller.signer.seal_bindings(&bindings).unwrap();
+    let store = Store::open(place.path()).unwrap();
+    let row = Published { device: device.clone(), sequence: 7, at: today(), sealed };
+    store::Bindings::open(place.path()).unwrap().publish(&[row]).unwrap();
+    if let Some(status) = status {
+        store.status("d-1", &status.encode_to_vec(), today()).unwrap();
+    }
+    let spki = identity::certificate(&place.path().join("controller.pem")).unwrap();
+    show::bindings(place.path(), &device, &spki.2, style()).unwrap()
+}
+
+#[test]
+fn what_became_of_bindings_is_said_first() {
+    let says = |sequence, error: &str| {
+        let error = error.to_owned();
+        Some(v1::Status {
+            up: true,
+            bindings_sequence: sequence,
+            bindings_error: error,
+            ..v1::Status::default()
+        })
+    };
+    let wrong = "bindings 7 of the controller are wrong:\n\n\x1b[31merror: unknown scenario\n  |\n";
+    let cases = [
+        shown_bindings(None),
+        shown_bindings(Some(v1::Status::default())),
+        shown_bindings(says(7, "")),
+        shown_bindings(says(7, "its sequence is 6")),
+        shown_bindings(says(6, wrong)),
+        shown_bindings(says(0, "")),
+    ];
+    let heads = cases.map(|shown| shown.split("\n\nScenarios").next().unwrap().to_owned());
+    insta::assert_snapshot!(heads.join("\n\n---\n"));
+    let whole = shown_bindings(says(7, ""));
+    assert!(whole.ends_with("\n\nScenarios that come with it\nping.yaml\n\nbindings.yaml\nbindings:\n  - select: { name: \"*\" }\n"), "{whole}");
+}
+
+#[test]
+fn bindings_that_another_key_sealed_are_named() {
+    let (place, _) = received();
+    let (old, new) = (Device::new("old", Validity::Today), Device::new("new", Validity::Today));
+    new.enrol(place.path());
+    let device: DeviceId = "d-1".parse().unwrap();
+    let bindings = Bindings {
+        device: device.clone(),
+        sequence: 7,
+        scenarios: Vec::new(),
+        bindings: Text { name: "b".to_owned(), text: "bindings: []\n".to_owned() },
+    };
+    let sealed = old.signer.seal_bindings(&bindings).unwrap();
+    let row = Published { device: device.clone(), sequence: 7, at: today(), sealed };
+    store::Bindings::open(place.path()).unwrap().publish(&[row]).unwrap();
+    let key = identity::certificate(&place.path().join("new.pem")).unwrap().2;
+    let shown = show::bindings(place.path(), &device, &key, style()).unwrap();
+    assert!(shown.contains("does not open with the controller's certificate of today"), "{shown}");
+    let nobody = show::bindings(place.path(), &"d-9".parse().unwrap(), &key, style()).unwrap();
+    assert!(nobody.starts_with("nothing is published for d-9\n"), "{nobody}");
 }
