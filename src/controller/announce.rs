@@ -9,11 +9,11 @@
 //! connection all of it is said again, which a device that has it takes for what it is. Nothing is
 //! said twice on one connection.
 
+use super::link::Line;
 use super::store::{Bindings, Published, StoreError};
 use super::worker::Vitals;
 use crate::base::id::DeviceId;
 use crate::base::topic::Prefix;
-use rumqttc::v5::AsyncClient;
 use rumqttc::v5::mqttbytes::QoS;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +22,12 @@ use tokio::task::spawn_blocking;
 
 /// How long what was published may wait. A look reads one number a device.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What surrounds a message in its packet, and some room.
+const FRAME_BYTES: usize = 64;
+
+/// The part of health that is spoken of here.
+const PART: &str = "bindings";
 
 /// Says what is published.
 pub struct Announcer {
@@ -44,7 +50,7 @@ impl Announcer {
     /// start.
     pub async fn run(
         mut self,
-        mut link: watch::Receiver<Option<AsyncClient>>,
+        mut link: watch::Receiver<Option<Line>>,
         mut stop: watch::Receiver<bool>,
     ) {
         tokio::select! {
@@ -55,11 +61,11 @@ impl Announcer {
     }
 
     /// Ends with the link.
-    async fn announce(&mut self, link: &mut watch::Receiver<Option<AsyncClient>>) {
+    async fn announce(&mut self, link: &mut watch::Receiver<Option<Line>>) {
         loop {
-            let client = link.borrow_and_update().clone();
-            if let Some(client) = &client {
-                self.say_news(client).await;
+            let line = link.borrow_and_update().clone();
+            if let Some(line) = &line {
+                self.say_news(line).await;
             }
             tokio::select! {
                 biased;
@@ -67,24 +73,38 @@ impl Announcer {
                     Ok(()) => self.said.clear(),
                     Err(_) => return,
                 },
-                () = tokio::time::sleep(LOOK), if client.is_some() => {}
+                () = tokio::time::sleep(LOOK), if line.is_some() => {}
             }
         }
     }
 
-    async fn say_news(&mut self, client: &AsyncClient) {
+    async fn say_news(&mut self, line: &Line) {
         for device in self.news().await {
             let wanted = device.clone();
             let found = self.look(move |bindings| bindings.of(&wanted)).await.flatten();
             let Some(Published { sequence, sealed, .. }) = found else { continue };
             let topic = self.prefix.bindings(&device);
+            self.said.insert(device.clone(), sequence);
+            if topic.len() + sealed.len() + FRAME_BYTES > line.packet_bytes_max {
+                self.too_large(&device, sealed.len());
+                continue;
+            }
             // An error is a connection that is gone, and all is said again on the next one.
-            if client.publish(topic, QoS::AtLeastOnce, true, sealed).await.is_err() {
+            if line.client.publish(topic, QoS::AtLeastOnce, true, sealed).await.is_err() {
                 return;
             }
             tracing::info!(%device, sequence, "bindings were said to the broker");
-            self.said.insert(device, sequence);
+            self.vitals.health.ok(PART);
         }
+    }
+
+    fn too_large(&self, device: &DeviceId, bytes: usize) {
+        let why = format!(
+            "the broker takes no packets of the {bytes} bytes that the bindings for {device} have: \
+             allow it larger ones, or bind less"
+        );
+        tracing::error!("{why}");
+        self.vitals.health.degraded(PART, why);
     }
 
     /// The devices for which something is to be said.

@@ -66,9 +66,18 @@ pub struct Link {
     /// Closed when all that was taken is answered; taken away when that was seen.
     pub answered: Option<watch::Receiver<()>>,
     /// The connection, while there is one that listens, for who has something to say unasked.
-    pub up: watch::Sender<Option<AsyncClient>>,
+    pub up: watch::Sender<Option<Line>>,
     /// Health and metrics.
     pub vitals: Vitals,
+}
+
+/// A connection that listens.
+#[derive(Clone)]
+pub struct Line {
+    /// Takes what is to be published.
+    pub client: AsyncClient,
+    /// The largest packet that the broker takes. A larger one would end the connection.
+    pub packet_bytes_max: usize,
 }
 
 /// Why a session ended.
@@ -140,6 +149,7 @@ impl Link {
         let requests = usize::from(limits::INFLIGHT);
         let (client, mut eventloop) = AsyncClient::new(self.options.clone(), requests);
         let mut leaving = false;
+        let mut line = Line { client: client.clone(), packet_bytes_max: usize::MAX };
         loop {
             if leaving {
                 // While the queue is full there is something to poll for, which brings us back.
@@ -149,7 +159,7 @@ impl Link {
                 Wake::Polled(Ok(Event::Outgoing(Outgoing::Disconnect))) => return Ok(()),
                 Wake::Polled(Ok(Event::Outgoing(_))) => {}
                 Wake::Polled(Ok(Event::Incoming(packet))) => {
-                    if self.heard(&client, packet)? {
+                    if self.heard(&mut line, packet)? {
                         *wait = BACKOFF[0];
                     }
                 }
@@ -185,14 +195,16 @@ impl Link {
     }
 
     /// Takes up a packet; says whether all is well now.
-    fn heard(&self, client: &AsyncClient, packet: Packet) -> Result<bool, Lost> {
-        if let Packet::ConnAck(_) = packet {
-            self.subscribe(client)?;
+    fn heard(&self, line: &mut Line, packet: Packet) -> Result<bool, Lost> {
+        if let Packet::ConnAck(ack) = packet {
+            let most = ack.properties.and_then(|properties| properties.max_packet_size);
+            line.packet_bytes_max = most.map_or(usize::MAX, |most| most as usize);
+            self.subscribe(&line.client)?;
         } else if let Packet::Publish(publish) = packet {
-            self.take(client, publish)?;
+            self.take(&line.client, publish)?;
         } else if let Packet::SubAck(ack) = packet {
             self.subscribed(&ack)?;
-            self.up.send_replace(Some(client.clone()));
+            self.up.send_replace(Some(line.clone()));
             return Ok(true);
         } else if let Packet::PubAck(ack) = packet {
             self.acknowledged(&ack);
@@ -218,19 +230,17 @@ impl Link {
         Ok(())
     }
 
-    /// Whether devices hear us is for a person to mend, at the broker.
     fn acknowledged(&self, ack: &PubAck) {
         // Nobody there to take it is no failure: the device has gone, and asks when it comes back.
         if matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
             return;
         }
-        let why = format!(
-            "the broker does not pass on what the controller publishes: {:?}. Allow it to publish \
-             receipts and bindings, and enough of them",
-            ack.reason
-        );
-        tracing::warn!(why, "a device was not answered");
-        self.vitals.health.degraded("broker", why);
+        tracing::warn!(reason = ?ack.reason, "the broker did not pass on what was published");
+        if ack.reason == PubAckReason::NotAuthorized {
+            let why =
+                "the broker does not let the controller publish: allow it receipts and bindings";
+            self.vitals.health.degraded("broker", why);
+        }
     }
 
     fn take(&self, client: &AsyncClient, publish: Publish) -> Result<(), Lost> {

@@ -3,9 +3,11 @@
 use super::device::{Device, Validity, bundle, chunk, offer};
 use crate::base::id::Digest;
 use crate::base::problem::Source;
+use crate::base::time::Timestamp;
 use crate::controller::config::Config;
 use crate::controller::run;
 use crate::controller::show;
+use crate::controller::store;
 use crate::pb::v1::{self, receipt::Word};
 use prost::Message;
 use rumqttc::v5::mqttbytes::QoS;
@@ -33,7 +35,9 @@ impl Mosquitto {
     fn start(place: &Path) -> Self {
         let port = free_port();
         let config = place.join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
+        // Less than what one test says, and more than all else that is said.
+        let limit = "max_packet_size 262144\n";
+        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n{limit}");
         fs::write(&config, text).unwrap();
         let child = Command::new("mosquitto")
             .arg("-c")
@@ -288,4 +292,45 @@ async fn a_broker_that_goes_and_comes_back_is_found_again() {
     let mut line = room.device("d-1").await;
     assert!(matches!(line.ask(&sealed).await, Word::Missing(_)));
     room.stop().await;
+}
+
+/// What is retained for a device, and what comes for it later.
+async fn hears(port: u16, device: &str) -> (mpsc::Receiver<Vec<u8>>, JoinSet<()>) {
+    let mut options = MqttOptions::new(device, "127.0.0.1", port);
+    options.set_max_packet_size(Some(1 << 18));
+    let (client, mut events) = AsyncClient::new(options, 10);
+    client.subscribe(format!("lifesign/{device}/bindings"), QoS::AtLeastOnce).await.unwrap();
+    let (heard, hears) = mpsc::channel(100);
+    let mut poll = JoinSet::new();
+    poll.spawn(async move {
+        let _client = client;
+        while let Ok(event) = events.poll().await {
+            if let Event::Incoming(Packet::Publish(publish)) = event {
+                heard.send(publish.payload.to_vec()).await.unwrap();
+            }
+        }
+    });
+    (hears, poll)
+}
+
+#[tokio::test]
+async fn bindings_are_said_once_and_one_that_is_too_large_hinders_no_other() {
+    let room = Room::new(&[]);
+    let mut table = store::Bindings::open(&room.data()).unwrap();
+    let row = |device: &str, sequence, sealed: Vec<u8>| {
+        let device = device.parse().unwrap();
+        store::Published { device, sequence, at: Timestamp::from_millis(0), sealed }
+    };
+    table.publish(&[row("d-0", 1, vec![7; 300_000]), row("d-1", 1, b"first".to_vec())]).unwrap();
+    let (mut heard, _poll) = hears(room.mosquitto.port, "d-1").await;
+    let mut next = async || tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
+    assert_eq!(next().await, b"first");
+    table.publish(&[row("d-1", 2, b"second".to_vec())]).unwrap();
+    assert_eq!(next().await, b"second");
+    // Two looks later nothing was said again, as it would be on another connection.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(heard.try_recv().is_err());
+    let (mut late, _poll) = hears(room.mosquitto.port, "d-1").await;
+    let retained = tokio::time::timeout(PATIENCE, late.recv()).await.unwrap().unwrap();
+    assert_eq!(retained, b"second");
 }
