@@ -47,6 +47,24 @@ pub fn authority(config: &Config) -> Result<Option<Authority>, KeyError> {
     config.controller.as_ref().map(Authority::load).transpose()
 }
 
+/// Whose bindings are taken, and which of them are kept, for who checks a config.
+///
+/// # Errors
+///
+/// When the certificate in the config cannot be used.
+pub fn describe(config: &Config) -> Result<Option<String>, KeyError> {
+    let Some(authority) = authority(config)? else { return Ok(None) };
+    let Some(controller) = &config.controller else { return Ok(None) };
+    let (path, most) = (controller.certificate.display(), authority.consent);
+    let (assigned, _) = Assigned::look(&config.state, config.device.clone(), authority);
+    let kept = assigned.sequence().map_or("none of its bindings are".to_owned(), |sequence| {
+        format!("its bindings {sequence} are")
+    });
+    Ok(Some(format!(
+        "{path}: a controller that may consent to `{most}` at most; {kept} in force here"
+    )))
+}
+
 impl Assignment {
     /// What was in force before is so again.
     #[must_use]
@@ -112,8 +130,8 @@ impl Assignment {
 
     fn tell(&self) {
         if let Some(why) = &self.refused {
-            let first = why.lines().next().unwrap_or_default();
-            self.health.degraded(PART, format!("refused, and the log says it all: {first}"));
+            let first = why.lines().next().unwrap_or_default().trim_end_matches(':');
+            self.health.degraded(PART, format!("{first}; the log has all of it"));
         } else if self.is_behind() {
             let why = "in force, but not on disk: a restart would forget them; make room on it";
             self.health.degraded(PART, why);

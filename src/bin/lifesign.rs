@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::probe::Asker;
 use lifesign::agent::survey::{Paint, survey};
-use lifesign::agent::{config, incident, keeper, run, scenario_cli, status};
+use lifesign::agent::{assignment, config, incident, keeper, run, scenario_cli, status};
 use lifesign::base::chain::Chain;
 use lifesign::base::document::{FromNode, parse_duration};
 use lifesign::base::rung::{Answer, Finding};
@@ -169,8 +169,9 @@ fn act(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(file) => {
-            config::read(&file.config)?;
+            let config = config::read(&file.config)?;
             let found = runtime.block_on(keeper::bound_now(&file.config))?;
+            assignment::describe(&config)?.iter().for_each(|line| say(line));
             found.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
             say(&format!("{}: {} apps, no mistakes", file.config.display(), found.bound.len()));
             Ok(ExitCode::SUCCESS)
