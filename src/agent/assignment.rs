@@ -104,9 +104,12 @@ impl Assignment {
             upload::Bindings::Hindered { why } => Err(why),
         };
         let new = matches!(taken, Ok(Taken::New));
-        self.refused = taken.err();
+        let before = std::mem::replace(&mut self.refused, taken.err());
         if let Some(why) = &self.refused {
-            tracing::error!("the controller's bindings stay as they are: {why}");
+            // A broker that says it again and again shall not fill the log.
+            if self.refused != before {
+                tracing::error!("the controller's bindings stay as they are: {why}");
+            }
         } else if new {
             let sequence = self.assigned.sequence();
             tracing::info!(sequence, "the controller's bindings are in force");

@@ -43,3 +43,17 @@ fn looking_writes_nothing_whether_somebody_writes_or_not() {
     assert!(Reader::open(data.path()).unwrap().incidents().unwrap().is_empty());
     assert_eq!(names(), before);
 }
+
+#[test]
+fn a_file_of_an_earlier_version_is_read_as_it_is_and_brought_up_to_date() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::open(data.path()).unwrap();
+    store.connection.execute_batch("DROP TABLE bindings; PRAGMA user_version = 1").unwrap();
+    drop(store);
+    let device = "d-1".parse().unwrap();
+    assert_eq!(Reader::open(data.path()).unwrap().published(&device).unwrap(), None);
+    // Whoever comes first, and whoever comes beside it.
+    let beside = Bindings::open(data.path()).unwrap();
+    let _store = Store::open(data.path()).unwrap();
+    assert!(beside.numbers().unwrap().is_empty());
+}
