@@ -10,14 +10,18 @@
 //! Each arrow is durable before the next begins, so a kill between any two loses nothing that was
 //! announced: at worst the bundle says that the agent was stopped before it could collect.
 
+use super::config::Config;
+use super::identity;
 use super::ledger::{Ledger, OpenIncident, WriteError};
 use super::pauses::Pauses;
+use super::turn::Turn;
 use crate::base::chain::Chain;
 use crate::base::id::{DeviceId, IncidentId};
+use crate::base::limits;
 use crate::base::time::{Clock, Instant, Spoken, Timestamp};
 use crate::binding::App;
 use crate::bundle::{Bundle, Headline, Origin, SealError, Signer, Stage};
-use crate::capture::{self, Target};
+use crate::capture::{self, Target, Tell};
 use crate::diagnosis::{self, Diagnosis};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::rounds::Rounds;
@@ -32,7 +36,10 @@ use ring::rand::SecureRandom;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// How long a capture waits for a person who collects by hand, before it goes ahead all the same.
+const TURN: Duration = Duration::from_secs(60);
 
 /// What the watches of all apps share.
 pub struct Desk {
@@ -48,6 +55,8 @@ pub struct Desk {
     pub spool: Arc<Mutex<Spool>>,
     /// Told when something new waits.
     pub changed: watch::Sender<()>,
+    /// So many captures go on at once.
+    pub captures: Semaphore,
     /// Which incidents are open.
     pub ledger: Mutex<Ledger>,
     /// Which apps an operator wishes to be left alone.
@@ -70,6 +79,8 @@ pub struct Failure<'a> {
     pub rounds: Rounds,
     /// Looks at its vCPUs from before.
     pub before: Vec<qmp::Reply>,
+    /// Told how far the capture has come.
+    pub tell: Tell<'a>,
 }
 
 /// What a headline says beyond whose incident it is.
@@ -94,9 +105,33 @@ pub enum Error {
 }
 
 impl Desk {
+    /// The desk of a device. Who listens to `changed` is told when something new waits.
+    #[must_use]
+    pub fn open(
+        config: &Config,
+        signer: Signer,
+        spool: Arc<Mutex<Spool>>,
+        changed: watch::Sender<()>,
+    ) -> Self {
+        Self {
+            device: config.device.clone(),
+            state: config.state.clone(),
+            signer,
+            boot_id: identity::boot_id(),
+            spool,
+            changed,
+            captures: Semaphore::new(limits::CAPTURES),
+            ledger: Mutex::new(Ledger::open(&config.state)),
+            pauses: Pauses::new(&config.state),
+            log: DeviceLog::default(),
+            health: Health::new(),
+            incidents: Counters::default(),
+        }
+    }
+
     /// An incident begins: announces it, collects, diagnoses, seals.
     pub async fn begin(&self, failure: Failure<'_>) {
-        let Failure { app, scenario, rounds, before } = failure;
+        let Failure { app, scenario, rounds, before, tell } = failure;
         let mut open = OpenIncident {
             incident: self.new_incident().to_string(),
             failed_at: Clock::wall(),
@@ -110,10 +145,13 @@ impl Desk {
         tracing::warn!(app = %app.name, scenario = %scenario.name(), incident = %open.incident, "the app has failed; collecting evidence");
         self.announce(app, scenario, &open, News::Begun);
 
+        let permit = self.captures.acquire().await;
+        let turn = Turn::wait(&self.state, app.id, TURN).await;
         let target = target(app, scenario, &self.state);
         let budget = scenario.budget();
         let budget = capture::Budget { time: budget.time, bytes: budget.bytes };
-        let captured = capture::capture(&target, scenario.diagnose(), before, budget).await;
+        let captured = capture::capture(&target, scenario.diagnose(), before, budget, tell).await;
+        drop((turn, permit));
         let mut artifacts = captured.artifacts;
         artifacts.push(rounds.to_artifact());
         let diagnosis = diagnosis::diagnose(&Evidence::read(&artifacts));
@@ -328,6 +366,7 @@ mod tests {
             boot_id: [3; 16],
             spool: Arc::new(Mutex::new(spool)),
             changed: watch::channel(()).0,
+            captures: Semaphore::new(limits::CAPTURES),
             ledger: Mutex::new(Ledger::open(state)),
             pauses: Pauses::new(state),
             log: DeviceLog::default(),
@@ -360,7 +399,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let scenario = quick();
         let rounds = Rounds { rounds: Vec::new() };
-        let failure = Failure { app: &app(7), scenario: &scenario, rounds, before: Vec::new() };
+        let failure = Failure {
+            app: &app(7),
+            scenario: &scenario,
+            rounds,
+            before: Vec::new(),
+            tell: &|_| {},
+        };
         desk(state.path()).begin(failure).await;
 
         let again = desk(state.path());
@@ -382,7 +427,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let scenario = quick();
         let rounds = Rounds { rounds: Vec::new() };
-        let failure = Failure { app: &app(7), scenario: &scenario, rounds, before: Vec::new() };
+        let failure = Failure {
+            app: &app(7),
+            scenario: &scenario,
+            rounds,
+            before: Vec::new(),
+            tell: &|_| {},
+        };
         desk(state.path()).begin(failure).await;
         let booted = Desk { boot_id: [4; 16], ..desk(state.path()) };
         assert_eq!(booted.resume(&app(7), &scenario), None);

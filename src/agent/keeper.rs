@@ -10,10 +10,11 @@
 //! full and changes nothing.
 
 use super::assignment::{self, Assignment};
+use super::board::Board;
 use super::config;
 use super::incident::Desk;
 use super::probe;
-use super::watch::{Board, watch};
+use super::watch::watch;
 use crate::base::chain::Chain;
 use crate::base::id::{AppId, Digest};
 use crate::base::limits;

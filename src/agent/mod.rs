@@ -12,6 +12,8 @@
 //! of an app run at once and its console is never asked for twice.
 
 pub mod assignment;
+pub mod board;
+pub mod capture_cli;
 pub mod config;
 pub mod identity;
 pub mod incident;
@@ -25,4 +27,5 @@ pub mod run;
 pub mod scenario_cli;
 pub mod status;
 pub mod survey;
+pub mod turn;
 pub mod watch;

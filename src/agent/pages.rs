@@ -3,7 +3,7 @@
 //! `/apps` is a list of every app under every scenario, those that cannot be asked among them;
 //! `/warnings` is a list of what a person should know of the bindings as they are now.
 
-use super::watch::{Board, Shown};
+use super::board::{Board, Shown};
 use crate::base::time::{Clock, Instant, Timestamp};
 use crate::binding::Bound;
 use crate::telemetry::http;
@@ -74,5 +74,8 @@ fn row(shown: &Shown, now: Instant, wall: Timestamp) -> Value {
         "since": Timestamp::from_millis(since).to_string(),
         "took_ms": shown.took_ms,
         "why": shown.why,
+        "capturing": shown.capturing.map(|progress| json!({
+            "percent": progress.percent, "stage": progress.stage, "bytes": progress.bytes,
+        })),
     })
 }

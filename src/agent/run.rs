@@ -5,14 +5,12 @@
 //! [`limits::DRAIN`] whoever is not done is dropped: what matters is on disk by then.
 
 use super::assignment::{self, Assignment, Report};
+use super::board::Board;
 use super::config::Config;
 use super::identity::{self, Identity};
 use super::incident::Desk;
 use super::keeper::{Orders, keep};
-use super::ledger::Ledger;
 use super::pages;
-use super::pauses::Pauses;
-use super::watch::Board;
 use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::time::Clock;
@@ -22,7 +20,6 @@ use crate::spool::{self, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Counters, Registry};
 use crate::telemetry::{http, signal};
-use crate::transport::log::DeviceLog;
 use crate::upload;
 use prost::Message;
 use std::io;
@@ -102,13 +99,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let state = |source| Error::State { path: config.state.clone(), source };
     std::fs::create_dir_all(&config.state).map_err(state)?;
     let spool = open_spool(&config)?;
-    let health = Health::new();
-    let mut registry = metrics::registry(PREFIX, health.clone());
-    let incidents = Counters::default();
-    let ours = registry.sub_registry_with_prefix(PREFIX);
-    ours.register("incidents", "Incidents by class", incidents.clone());
-    let board = board(ours);
     let (changed, changes) = channel::channel(());
+    let desk = Arc::new(Desk::open(&config, signer, Arc::clone(&spool), changed));
+    let health = desk.health.clone();
+    let mut registry = metrics::registry(PREFIX, health.clone());
+    let ours = registry.sub_registry_with_prefix(PREFIX);
+    ours.register("incidents", "Incidents by class", desk.incidents.clone());
+    let board = board(ours);
     let (stop, stopped) = channel::channel(false);
     let (linked, link) = channel::channel(upload::State::default());
     let (telling, status) = channel::channel(Vec::new());
@@ -120,19 +117,6 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     });
     let counters = Arc::new(upload::Counters::default());
     count(ours, &counters, &spool);
-    let desk = Arc::new(Desk {
-        device: config.device.clone(),
-        state: config.state.clone(),
-        signer,
-        boot_id: identity::boot_id(),
-        spool: Arc::clone(&spool),
-        changed,
-        ledger: Mutex::new(Ledger::open(&config.state)),
-        pauses: Pauses::new(&config.state),
-        log: DeviceLog::default(),
-        health: health.clone(),
-        incidents,
-    });
 
     let mut tasks = JoinSet::new();
     let target = target(&config, certificate_pem, key_pem)?;

@@ -52,6 +52,20 @@ pub struct AppState {
     /// Why it is in this state, in words.
     #[serde(default)]
     pub why: String,
+    /// How far the capture has come that goes on now.
+    #[serde(default)]
+    pub capturing: Option<Capturing>,
+}
+
+/// How far a capture has come.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+pub struct Capturing {
+    /// Of all steps, so many are done.
+    pub percent: u8,
+    /// What is done now.
+    pub stage: String,
+    /// What was brought so far.
+    pub bytes: u64,
 }
 
 /// Why nobody told.
@@ -153,6 +167,12 @@ pub fn lines(status: &Status) -> Vec<String> {
 }
 
 fn cells(app: &AppState) -> [String; 7] {
+    let why = match &app.capturing {
+        Some(Capturing { percent, stage, bytes }) => {
+            format!("collecting evidence: {percent} %, {stage}, {} KiB so far", bytes / 1024)
+        }
+        None => app.why.clone(),
+    };
     let rung = app.rung.clone().unwrap_or_else(|| "-".to_owned());
     let took = app.took_ms.map(|ms| Spoken(Duration::from_millis(ms)).to_string());
     [
@@ -162,7 +182,7 @@ fn cells(app: &AppState) -> [String; 7] {
         rung,
         if app.since.is_empty() { "-".to_owned() } else { app.since.clone() },
         took.unwrap_or_else(|| "-".to_owned()),
-        harmless_line(app.why.as_bytes()),
+        harmless_line(why.as_bytes()),
     ]
 }
 
@@ -196,6 +216,7 @@ mod tests {
             since: "2026-03-28T23:59:30Z".to_owned(),
             took_ms: rung.map(|_| 3_012),
             why: why.to_owned(),
+            capturing: None,
         }
     }
 

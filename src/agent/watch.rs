@@ -1,15 +1,14 @@
 //! Watches one app: rounds in their time, the ladder, and an incident when it fails.
 
+use super::board::{Board, Shown};
 use super::incident::{Desk, Failure, target};
-use super::pages::Notices;
 use super::probe::boot::Boots;
 use super::probe::vmm::Vmm;
 use super::probe::{Asker, channel, testimony};
-use crate::base::id::{AppId, ScenarioName};
 use crate::base::limits;
 use crate::base::rung::{Answer, Finding, Rung};
 use crate::base::time::{Clock, Instant};
-use crate::binding::{App, Bound};
+use crate::binding::Bound;
 use crate::capture;
 use crate::evidence::host::Pressure;
 use crate::evidence::qmp;
@@ -17,44 +16,11 @@ use crate::evidence::rounds::{self, Round, Rounds};
 use crate::ladder::{self, Context, Ladder, Pause, Rules, State, Testimony, Turn, Verdict};
 use crate::scenario::Scenario;
 use crate::scenario::schedule::{By, Due, Schedule, Suppressed, share};
-use crate::telemetry::metrics::{Counters, Histogram};
 use crate::telemetry::signal;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-
-/// Of every app under every scenario.
-type States = BTreeMap<(AppId, ScenarioName), Shown>;
-
-/// What is shown of an app under a scenario.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// The app.
-    pub app: App,
-    /// The scenario.
-    pub scenario: ScenarioName,
-    /// Its state.
-    pub state: State,
-    /// The highest rung that the last round proved.
-    pub rung: Option<Rung>,
-    /// What was heard last,
-    pub why: String,
-    /// and how long that took.
-    pub took_ms: Option<u64>,
-}
-
-/// What a watch tells the rest of the program.
-#[derive(Clone)]
-pub struct Board {
-    states: Arc<Mutex<States>>,
-    /// Rounds by their answer.
-    pub rounds: Counters,
-    /// How long rounds take.
-    pub round_seconds: Histogram,
-    /// What a person should know of the bindings.
-    pub notices: Notices,
-}
 
 /// Of ten seconds, the part in which nobody on the host could go on.
 const STARVING_PERMILLE: u32 = 500;
@@ -101,7 +67,7 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
     let mut boots = Boots::default();
     let mut stop = stop;
     while let Some(next) = watched.iter_mut().min_by_key(|watched| watched.due.at) {
-        board.show(next);
+        board.show(next.shown());
         tokio::select! {
             biased;
             () = signal::told(&mut stop) => return,
@@ -112,7 +78,7 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
             // On the heap while it lasts: asking and capturing need ten times what waiting does, and
             // hundreds of apps wait at once.
             Box::pin(next.round(&desk, &board, &mut boots)).await;
-            board.show(next);
+            board.show(next.shown());
         }
         next.due = next.schedule.next(Clock::now(), Clock::wall());
     }
@@ -166,7 +132,7 @@ impl Watched {
         tracing::debug!(%app, %scenario, %answer, state = %outcome.state, "round");
         self.tell(before);
         for turn in outcome.turns {
-            self.act(turn, desk).await;
+            self.act(turn, desk, board).await;
         }
         if answer == Answer::Alive {
             boots.learn(self.asker.app()).await;
@@ -220,7 +186,7 @@ impl Watched {
         heard
     }
 
-    async fn act(&mut self, turn: Turn, desk: &Desk) {
+    async fn act(&mut self, turn: Turn, desk: &Desk, board: &Board) {
         let (app, scenario) = (self.asker.app(), &self.scenario);
         match turn {
             Turn::BecameSuspect => {
@@ -229,7 +195,10 @@ impl Watched {
             Turn::Failed => {
                 let rounds = Rounds { rounds: self.rounds.iter().cloned().collect() };
                 let before = std::mem::take(&mut self.before);
-                desk.begin(Failure { app, scenario, rounds, before }).await;
+                board.show(self.shown());
+                let key = (app.id, scenario.name().clone());
+                let tell = |progress| board.capturing(&key, progress);
+                desk.begin(Failure { app, scenario, rounds, before, tell: &tell }).await;
             }
             Turn::Ended(end) => desk.end(app, scenario, end),
             Turn::Flapping | Turn::Calm | Turn::Suppressed(_) => {
@@ -245,6 +214,19 @@ impl Watched {
             probe.answer == Answer::Alive && probe.rung > Rung::Vcpu && !probe.name.is_empty()
         };
         probes.iter().find(settles).or(probes.first())
+    }
+
+    /// What is shown of it.
+    fn shown(&self) -> Shown {
+        Shown {
+            app: self.asker.app().clone(),
+            scenario: self.scenario.name().clone(),
+            state: self.ladder.state(),
+            rung: self.proven(),
+            why: self.why().to_owned(),
+            took_ms: self.last().map(|probe| probe.took_ms),
+            capturing: None,
+        }
     }
 
     fn why(&self) -> &str {
@@ -316,39 +298,4 @@ fn is_starving() -> bool {
         Pressure::permille(&text, "full").is_some_and(|permille| permille >= STARVING_PERMILLE)
     };
     starves("memory") || starves("io")
-}
-
-impl Board {
-    /// An empty board.
-    #[must_use]
-    pub fn new(rounds: Counters, round_seconds: Histogram) -> Self {
-        Self { states: Arc::default(), rounds, round_seconds, notices: Notices::default() }
-    }
-
-    /// Every app under every scenario.
-    #[must_use]
-    pub fn states(&self) -> Vec<Shown> {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.values().cloned().collect()
-    }
-
-    /// An app that is watched no longer.
-    pub fn forget(&self, app: AppId) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.retain(|(id, _), _| *id != app);
-    }
-
-    fn show(&self, watched: &Watched) {
-        let (app, scenario) = (watched.asker.app().clone(), watched.scenario.name().clone());
-        let key = (app.id, scenario.clone());
-        let shown = Shown {
-            app,
-            scenario,
-            state: watched.ladder.state(),
-            rung: watched.proven(),
-            why: watched.why().to_owned(),
-            took_ms: watched.last().map(|probe| probe.took_ms),
-        };
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(key, shown);
-    }
 }

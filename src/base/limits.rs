@@ -102,3 +102,7 @@ pub const LOG_FIRST_BYTES: usize = 16 * 1024;
 
 /// What is kept in memory of what it said last. With 100 guests this is 6 MiB if all of them talk.
 pub const LOG_RECENT_BYTES: usize = 64 * 1024;
+
+/// Captures on one device at once: each takes a second of a core, and a dump is read as fast as a guest
+/// prints it.
+pub const CAPTURES: usize = 2;

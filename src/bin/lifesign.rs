@@ -2,20 +2,17 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use lifesign::agent::capture_cli::{self, Collected};
 use lifesign::agent::pauses::{self, Told, Whom};
-use lifesign::agent::probe::Asker;
 use lifesign::agent::survey::{Paint, survey};
-use lifesign::agent::{assignment, config, incident, keeper, run, scenario_cli, status};
+use lifesign::agent::{assignment, config, keeper, run, scenario_cli, status};
 use lifesign::base::chain::Chain;
 use lifesign::base::document::{FromNode, parse_duration};
-use lifesign::base::rung::{Answer, Finding};
+use lifesign::base::rung::Answer;
 use lifesign::base::text::Harmless;
 use lifesign::base::time::{Clock, NoDate, Timestamp};
 use lifesign::binding::Bound;
-use lifesign::capture::{self, Budget};
-use lifesign::diagnosis::diagnose;
-use lifesign::evidence::Evidence;
-use lifesign::evidence::rounds::{self, Round, Rounds};
+use lifesign::capture::Progress;
 use lifesign::telemetry;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -53,9 +50,8 @@ enum Command {
         config: ConfigFile,
         /// Name or UUID of the app
         app: String,
-        /// Write each artifact into this directory
-        #[arg(long, value_name = "DIR")]
-        output: Option<PathBuf>,
+        #[command(flatten)]
+        ask: Ask,
     },
     /// Leave apps alone for a while: they are not asked, and report nothing
     Pause {
@@ -114,6 +110,36 @@ enum ScenarioCommand {
     },
     /// Print the JSON Schema of the language, for editors
     Schema,
+}
+
+#[derive(clap::Args)]
+struct Ask {
+    /// How much to collect
+    #[arg(long, value_enum, default_value_t = Level::Full)]
+    level: Level,
+    /// Write each artifact into this directory
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Level {
+    /// What the host and the monitor tell within a second; the guest is not asked
+    Headline,
+    /// What fits into 64 KiB: all but the states of all tasks
+    First,
+    /// What the app's first scenario says
+    Full,
+}
+
+impl From<Level> for capture_cli::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Headline => Self::Headline,
+            Level::First => Self::First,
+            Level::Full => Self::Full,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -180,10 +206,10 @@ fn act(command: Command) -> Result<ExitCode> {
             let binding = runtime.block_on(find(&config.config, &app))?;
             Ok(runtime.block_on(probe_once(binding, json)))
         }
-        Command::Capture { config, app, output } => {
+        Command::Capture { config, app, ask } => {
             let binding = runtime.block_on(find(&config.config, &app))?;
             let state = config::read(&config.config)?.state;
-            runtime.block_on(capture_once(binding, &state, output.as_deref()))?;
+            runtime.block_on(capture_once(binding, &state, &ask))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Pause { config, apps, why, end } => {
@@ -264,53 +290,63 @@ async fn show_status(config: &Path, watch: bool) -> Result<()> {
     Ok(())
 }
 
-async fn capture_once(binding: Bound, state: &Path, output: Option<&Path>) -> Result<()> {
-    let Some(scenario) = binding.scenarios.first() else {
-        bail!("the app has no scenario, so there is nothing to collect");
-    };
-    let budget = scenario.budget();
-    let budget = Budget { time: budget.time, bytes: budget.bytes };
-    let target = incident::target(&binding.app, scenario, state);
-    let before = capture::look(&target).await;
-    let mut round = Round { at: Clock::wall(), probes: Vec::new() };
-    let mut asker = Asker::new(binding.app.clone(), binding.secrets.clone());
-    for question in scenario.probes() {
-        let asked = asker.ask(question, scenario.timing().timeout).await;
-        let took_ms = u64::try_from(asked.took.as_millis()).unwrap_or(u64::MAX);
-        let Finding { rung, answer, reason } = asked.finding;
-        round.probes.push(rounds::Probe {
-            name: question.name().to_owned(),
-            rung,
-            answer,
-            reason,
-            took_ms,
-        });
-    }
-    let mut captured = capture::capture(&target, scenario.diagnose(), before, budget).await;
-    captured.artifacts.push(Rounds { rounds: vec![round] }.to_artifact());
-    for step in &captured.steps {
+async fn capture_once(binding: Bound, state: &Path, ask: &Ask) -> Result<()> {
+    let bar = Bar::new();
+    let tell = |progress| bar.draw(progress);
+    let collected = capture_cli::collect(&binding, state, ask.level.into(), &tell).await;
+    bar.clear();
+    let Collected { capture, diagnosis } = collected?;
+    for step in &capture.steps {
         let (outcome, took) = (step.outcome.word(), step.took_ms);
         say(&format!(
             "{:<34} {outcome:<8} {took:>6} ms {:>8} bytes  {}",
             step.name, step.bytes, step.reason
         ));
     }
-    let diagnosis = diagnose(&Evidence::read(&captured.artifacts));
     say(&format!(
         "\n{} ({}, confidence {})",
         diagnosis.title, diagnosis.class, diagnosis.confidence
     ));
     diagnosis.facts_for.iter().for_each(|fact| say(&format!("  + {fact}")));
     diagnosis.facts_against.iter().for_each(|fact| say(&format!("  - {fact}")));
-    let Some(directory) = output else { return Ok(()) };
+    let Some(directory) = &ask.output else { return Ok(()) };
     std::fs::create_dir_all(directory)
         .with_context(|| format!("failed to make {}", directory.display()))?;
-    for artifact in &captured.artifacts {
+    for artifact in &capture.artifacts {
         let path = directory.join(artifact.label());
         std::fs::write(&path, &artifact.data)
             .with_context(|| format!("failed to write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// A line on a terminal that says how far we are.
+struct Bar {
+    shown: bool,
+}
+
+impl Bar {
+    const WIDTH: usize = 30;
+
+    fn new() -> Self {
+        Self { shown: io::stderr().is_terminal() }
+    }
+
+    fn draw(&self, Progress { percent, stage, bytes }: Progress) {
+        let full = usize::from(percent) * Self::WIDTH / 100;
+        let bar = "#".repeat(full) + &".".repeat(Self::WIDTH - full);
+        self.write(&format!("\r\x1b[K[{bar}] {percent:>3} %  {} KiB  {stage}", bytes / 1024));
+    }
+
+    fn clear(&self) {
+        self.write("\r\x1b[K");
+    }
+
+    fn write(&self, text: &str) {
+        if self.shown {
+            io::stderr().write_all(text.as_bytes()).ok();
+        }
+    }
 }
 
 fn on_scenarios(command: &ScenarioCommand) -> Result<ExitCode> {

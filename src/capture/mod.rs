@@ -12,13 +12,17 @@
 mod console_log;
 mod host;
 mod monitor;
+mod progress;
 mod sysrq;
 mod undo;
+
+pub use progress::{Progress, Tell};
 
 use crate::base::consent::Consent;
 use crate::base::step::{Action, Query, Step};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::{Artifact, Kind, qmp};
+use progress::Meter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -78,14 +82,16 @@ pub async fn put_back(target: &Target) {
     }
 }
 
-/// Collects `steps`. `before` are looks that were taken earlier.
+/// Collects `steps`, and tells how far it has come. `before` are looks that were taken earlier.
 pub async fn capture(
     target: &Target,
     steps: &[Step],
     before: Vec<qmp::Reply>,
     budget: Budget,
+    tell: Tell<'_>,
 ) -> Capture {
     let deadline = Instant::now() + budget.time;
+    let meter = Meter::new(steps.len(), tell);
     let mut capture = Capture::default();
     let (permitted, refused): (Vec<Step>, Vec<Step>) =
         steps.iter().partition(|step| step.consent() <= target.consent);
@@ -94,8 +100,11 @@ pub async fn capture(
         capture.steps.push(report(step, Outcome::Skipped, reason));
     }
     if permitted.contains(&Step::Console) {
+        meter.begin("console");
         capture.take(console_log::tail(target.console_log.as_deref()).await);
     }
+    meter.take(&capture);
+    meter.begin("host and monitor");
     let queries: Vec<Query> = permitted.iter().filter_map(|step| query(*step)).collect();
     let wants_host = permitted.contains(&Step::Host);
     // Asked before the others, for a stopped process takes only so many connections.
@@ -108,12 +117,15 @@ pub async fn capture(
         monitor::ask(target.qmp.as_deref(), &queries, before),
         host::watch(pid, wants_host),
     );
+    meter.take(&monitor);
+    meter.take(&host);
     capture.take(monitor);
     capture.take(host);
     let actions: Vec<Action> = permitted.iter().filter_map(|step| action(*step)).collect();
     if !actions.is_empty() {
-        capture.take(sysrq::press(target, &actions, deadline).await);
+        capture.take(sysrq::press(target, &actions, deadline, &meter).await);
     }
+    meter.begin("done");
     capture.hold_to(budget.bytes);
     capture
 }

@@ -21,6 +21,7 @@ mod inside;
 mod keyboard;
 mod route;
 
+use super::progress::Meter;
 use super::undo::{self, Undo};
 use super::{Capture, Target, millis, monitor, report};
 use crate::base::chain::Chain;
@@ -53,13 +54,22 @@ const PUT_BACK: Duration = Duration::from_secs(5);
 struct No(Outcome, String);
 
 /// Presses all `actions` and collects the answers.
-pub(super) async fn press(target: &Target, actions: &[Action], deadline: Instant) -> Capture {
+pub(super) async fn press(
+    target: &Target,
+    actions: &[Action],
+    deadline: Instant,
+    meter: &Meter<'_>,
+) -> Capture {
+    meter.begin("magic key");
     let device = match look_at(target).await {
         Ok(device) => device,
         Err(No(outcome, reason)) => return nothing(actions, outcome, &reason),
     };
     let mut capture = match Keyboard::open(target, device).await {
-        Ok(keyboard) => by_console(keyboard, target, actions, deadline).await,
+        Ok(keyboard) => {
+            let session = Session { keyboard, target, meter, raised: None, shown: false };
+            session.run(actions, deadline).await
+        }
         Err(No(outcome, reason)) => nothing(actions, outcome, &reason),
     };
     if let Some(agent) = &target.guest_agent {
@@ -85,30 +95,6 @@ pub(super) async fn put_back(target: &Target) {
         undo::forget(path);
         tracing::info!(level = undo.level, "the guest's log level was put back");
     }
-}
-
-async fn by_console(
-    keyboard: Keyboard,
-    target: &Target,
-    actions: &[Action],
-    deadline: Instant,
-) -> Capture {
-    let mut session = Session { keyboard, target, raised: None, shown: false };
-    let mut capture = Capture::default();
-    let pressed = timeout_at(deadline, session.press_all(actions, &mut capture)).await;
-    session.leave(&mut capture).await;
-    let reason = match pressed {
-        Ok(Ok(())) => return capture,
-        Ok(Err(error)) => Chain(&error).to_string(),
-        Err(_) => "the capture's budget of time was used up".to_owned(),
-    };
-    let has = |action: &Action| {
-        let name = Step::Sysrq(*action).name();
-        capture.steps.iter().any(|step| step.name == name)
-    };
-    let missing: Vec<Action> = actions.iter().copied().filter(|action| !has(action)).collect();
-    capture.take(nothing(&missing, Outcome::Failed, &reason));
-    capture
 }
 
 /// What the console did not bring, the agent may: it asks the kernel from inside.
@@ -143,6 +129,7 @@ async fn by_agent(agent: &Path, actions: &[Action], deadline: Instant, capture: 
 struct Session<'a> {
     keyboard: Keyboard,
     target: &'a Target,
+    meter: &'a Meter<'a>,
     /// By which route the log level was raised, and what it was before.
     raised: Option<(Route, Level)>,
     /// A dump was seen, so the log level hides nothing.
@@ -157,6 +144,25 @@ enum Level {
 }
 
 impl Session<'_> {
+    /// Presses what there is time for, and leaves the guest as it was.
+    async fn run(mut self, actions: &[Action], deadline: Instant) -> Capture {
+        let mut capture = Capture::default();
+        let pressed = timeout_at(deadline, self.press_all(actions, &mut capture)).await;
+        self.leave(&mut capture).await;
+        let reason = match pressed {
+            Ok(Ok(())) => return capture,
+            Ok(Err(error)) => Chain(&error).to_string(),
+            Err(_) => "the capture's budget of time was used up".to_owned(),
+        };
+        let has = |action: &Action| {
+            let name = Step::Sysrq(*action).name();
+            capture.steps.iter().any(|step| step.name == name)
+        };
+        let missing: Vec<Action> = actions.iter().copied().filter(|action| !has(action)).collect();
+        capture.take(nothing(&missing, Outcome::Failed, &reason));
+        capture
+    }
+
     async fn press_all(&mut self, actions: &[Action], capture: &mut Capture) -> Result<(), Error> {
         let begun = Instant::now();
         let Some(route) = self.keyboard.find_route().await? else {
@@ -175,6 +181,7 @@ impl Session<'_> {
         });
         let mut shell = None;
         for action in actions {
+            self.meter.begin(action.word());
             let begun = Instant::now();
             let mut heard = self.ask(route, *action).await?;
             if self.target.shell && outcome(*action, &heard) == sysrq::Outcome::Refused {
@@ -187,6 +194,7 @@ impl Session<'_> {
                 }
             }
             capture.steps.push(judge(*action, &heard, self.shown, begun.elapsed()));
+            self.meter.end(heard.len() as u64);
             capture.artifacts.push(artifact(*action, heard));
         }
         Ok(())
