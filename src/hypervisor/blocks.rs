@@ -140,6 +140,15 @@ impl Progress {
             .unwrap_or_else(|| silent(&seen, demand, now))
     }
 
+    /// The silence until now does not count, as that of a guest that was paused does not.
+    pub fn begin_anew(&mut self, now: Instant) {
+        for seen in self.seen.values_mut() {
+            seen.first = now;
+            seen.wrote = None;
+            seen.pending = seen.pending.map(|_| now);
+        }
+    }
+
     fn take(&mut self, disks: &Disks, now: Instant) {
         self.seen.retain(|name, _| disks.contains_key(name));
         for (name, disk) in disks {
@@ -339,6 +348,20 @@ mod tests {
         41 s dead: no disk completed a write for 31.0 s
         99 s dead: no disk completed a write for 1 min 29 s
         ");
+    }
+
+    #[test]
+    fn who_was_paused_did_not_fail_to_write() {
+        let mut progress = Progress::default();
+        let at = |seconds: u64| Instant::from_millis(seconds * 1000);
+        let mut told = |seconds, disks| progress.judge(&disks, &demand(true), at(seconds)).answer;
+        assert_eq!(told(0, one(1, 1, 0, Some(1))), Answer::Unknown);
+        assert_eq!(told(40, one(1, 1, 0, Some(1))), Answer::Dead);
+        progress.begin_anew(at(3_600));
+        let mut told = |seconds, disks| progress.judge(&disks, &demand(true), at(seconds)).answer;
+        assert_eq!(told(3_610, one(1, 1, 0, Some(1))), Answer::Unknown);
+        assert_eq!(told(3_620, one(1, 2, 0, Some(0))), Answer::Alive);
+        assert_eq!(told(3_651, one(1, 2, 0, Some(0))), Answer::Dead);
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Overheard {
         self.asked.iter_mut().for_each(|(_, ear)| ear.booted = true);
     }
 
+    /// What was not said until now is not missed. What was said stays said.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.asked.iter_mut().for_each(|(_, ear)| ear.watcher.miss(now));
+    }
+
     async fn listen(&mut self, app: &App, question: Question) -> Finding {
         let of = match (&app.console_log, &app.life.domain) {
             (Some(path), _) => path.display().to_string(),

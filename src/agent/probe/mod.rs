@@ -95,7 +95,30 @@ impl Asker {
     pub async fn look(&mut self) -> Vmm {
         match self.look.take() {
             Some(look) => look,
-            None => vmm::look(&self.app, None).await,
+            None => {
+                let look = vmm::look(&self.app, None).await;
+                self.heed(&look);
+                look
+            }
+        }
+    }
+
+    /// Who answers needs no explanation.
+    fn remember(&mut self, look: Option<Vmm>, answer: Answer) {
+        if let Some(look) = &look {
+            self.heed(look);
+        }
+        let known = if answer == Answer::Alive { None } else { self.look.take() };
+        self.look = look.or(known);
+    }
+
+    /// The time in which a guest is paused is not held against it when it goes on.
+    fn heed(&mut self, look: &Vmm) {
+        if look.is_paused() {
+            let now = Clock::now();
+            self.progress.begin_anew(now);
+            self.heartbeats.clear();
+            self.overheard.begin_anew(now);
         }
     }
 
@@ -109,6 +132,7 @@ impl Asker {
     pub async fn ask(&mut self, probe: &Probe, timeout: Duration) -> Asked {
         let started = Instant::now();
         let deadline = started + timeout;
+        let mut look = None;
         let mut findings = match probe {
             Probe::Console(ConsoleProbe::Ask { port, login, shell, dialogue }) => {
                 let question = console::Question {
@@ -118,8 +142,8 @@ impl Asker {
                     dialogue,
                     secrets: &self.secrets,
                 };
-                let (findings, look) = console::ask(&self.app, question, deadline).await;
-                self.look = look.or(self.look.take());
+                let (findings, looked) = console::ask(&self.app, question, deadline).await;
+                look = looked;
                 findings
             }
             Probe::Console(ConsoleProbe::Silence { after, .. }) => {
@@ -143,7 +167,13 @@ impl Asker {
             Probe::Agent(probe) => guest_agent::ask(&self.app, probe, deadline).await,
             Probe::Vcpu => vec![vcpu::ask(&self.app, &mut self.samples).await],
         };
-        let finding = findings.remove(0);
+        let mut finding = findings.remove(0);
+        if look.is_none() && finding.answer == Answer::Dead && !probe.is_conclusive() {
+            let looked = vmm::look(&self.app, None).await;
+            finding = looked.unless_paused(finding);
+            look = Some(looked);
+        }
+        self.remember(look, finding.answer);
         Asked { finding, beside: findings, took: started.elapsed() }
     }
 }

@@ -9,6 +9,7 @@ use crate::binding::App;
 use crate::hypervisor::chardev::ConsoleDevice;
 use crate::hypervisor::process;
 use crate::hypervisor::qmp::{ConnectError, Monitor};
+use crate::ladder::Pause;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -92,8 +93,27 @@ impl Vmm {
         }
     }
 
-    /// What a guest's silence means, given this. `heard` says that it was us who were heard, such as
-    /// by an echo.
+    /// Whether the guest stands still by somebody's wish, and is well.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        match self {
+            Self::Halted { status } => Pause::of_run_state(status).is_some(),
+            Self::Runs { .. } | Self::Stopped | Self::Unknown { .. } => false,
+        }
+    }
+
+    /// What a guest's silence means, given this, by a way that cannot be held by somebody else.
+    #[must_use]
+    pub fn unless_paused(&self, silence: Finding) -> Finding {
+        let Self::Halted { status } = self else { return silence };
+        let Finding { rung, answer, reason } = silence;
+        let reason = format!("{reason}: the guest is in the run state `{status}`");
+        let paused = answer == Answer::Dead && self.is_paused();
+        Finding { rung, answer: if paused { Answer::Unknown } else { answer }, reason }
+    }
+
+    /// What a guest's silence on its console means, given this. `heard` says that it was us who were
+    /// heard, such as by an echo.
     #[must_use]
     pub fn interpret(&self, silence: Finding, heard: bool) -> Finding {
         let Finding { rung, answer, reason } = silence;
@@ -105,9 +125,7 @@ impl Vmm {
             Self::Runs { console_held: true } => {
                 Finding::unknown(rung, "somebody else holds the console")
             }
-            Self::Halted { status } => {
-                Finding::dead(rung, format!("{reason}: the guest is in the run state `{status}`"))
-            }
+            Self::Halted { .. } => self.unless_paused(Finding::dead(rung, reason)),
             Self::Stopped => {
                 Finding::dead(rung, format!("{reason}: the hypervisor's process is stopped"))
             }
@@ -138,5 +156,21 @@ mod tests {
         assert_eq!(Vmm::Stopped.finding().answer, Answer::Dead);
         let alive = Finding::alive(Rung::Userspace, "answered");
         assert_eq!(held.interpret(alive.clone(), true), alive);
+    }
+
+    #[test]
+    fn who_is_paused_is_not_dead_of_it() {
+        let silent = || Finding::dead(Rung::Service, "nothing came back");
+        let halted = |status: &str| Vmm::Halted { status: status.to_owned() };
+        for (status, answer) in [("paused", Answer::Unknown), ("io-error", Answer::Dead)] {
+            let look = halted(status);
+            let reason = format!("nothing came back: the guest is in the run state `{status}`");
+            let expected = Finding { rung: Rung::Service, answer, reason };
+            assert_eq!(look.unless_paused(silent()), expected);
+            assert_eq!(look.interpret(silent(), true), expected);
+        }
+        let free = Vmm::Runs { console_held: false };
+        assert_eq!(free.unless_paused(silent()), silent());
+        assert_eq!(Vmm::Stopped.unless_paused(silent()), silent());
     }
 }
