@@ -7,8 +7,9 @@ use crate::hypervisor::vcpu::{self, Cpu, SPAN};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Samples that are kept: enough to span [`SPAN`] at any pace.
-const SAMPLES: usize = 8;
+/// So many of the latest samples are judged, or more where rounds are so fast that it takes more to
+/// span [`SPAN`]. Older ones would tell of a guest that lived then.
+const SAMPLES: usize = 3;
 
 /// Takes a sample, and says what all of them show.
 pub(super) async fn ask(app: &App, samples: &mut VecDeque<Sample>) -> Finding {
@@ -26,7 +27,8 @@ pub(super) async fn ask(app: &App, samples: &mut VecDeque<Sample>) -> Finding {
     vcpu::judge(samples.make_contiguous())
 }
 
-/// Rounds may follow each other faster than samples mean anything: of those in between, one is kept.
+/// Rounds may follow each other faster than samples mean anything: of those in between, one is kept,
+/// so that few suffice to span [`SPAN`].
 fn keep(samples: &mut VecDeque<Sample>, sample: Sample) {
     let between = SPAN / 4;
     let crowded = |samples: &VecDeque<Sample>| {
@@ -36,10 +38,11 @@ fn keep(samples: &mut VecDeque<Sample>, sample: Sample) {
     if crowded(samples) {
         samples.pop_back();
     }
-    samples.push_back(sample);
-    if samples.len() > SAMPLES {
+    let spans = |first: &Sample| sample.at.since(first.at) >= SPAN;
+    while samples.len() >= SAMPLES && samples.get(1).is_some_and(spans) {
         samples.pop_front();
     }
+    samples.push_back(sample);
 }
 
 async fn sample(monitor: &mut Monitor) -> Result<Sample, AskError> {
@@ -70,4 +73,34 @@ async fn sample(monitor: &mut Monitor) -> Result<Sample, AskError> {
 fn cpu_time(pid: u32, tid: u32) -> Option<Duration> {
     let schedstat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
     vcpu::cpu_time(&schedstat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rung::Answer;
+    use crate::base::time::Instant;
+
+    fn sample(ms: u64, halted: bool) -> Sample {
+        let busy = Some(Duration::from_millis(if halted { 0 } else { ms }));
+        let cpu = Cpu { index: 0, at: 0x1000, interrupts_on: halted, halted, busy };
+        Sample { at: Instant::from_millis(ms), status: "running".to_owned(), cpus: vec![cpu] }
+    }
+
+    #[test]
+    fn a_guest_that_lived_before_is_not_alive_for_that() {
+        for (pace, rounds) in [(1_000, 8), (8_000, 3), (30_000, 3)] {
+            let mut samples = VecDeque::new();
+            for round in 0..20 {
+                keep(&mut samples, sample(round * pace, true));
+                assert!(samples.len() <= 6, "{pace}: {}", samples.len());
+            }
+            let answers = (20..30).map(|round| {
+                keep(&mut samples, sample(round * pace, false));
+                vcpu::judge(samples.make_contiguous()).answer
+            });
+            let alive = answers.take_while(|answer| *answer != Answer::Dead).count();
+            assert!(alive < rounds, "dead after {alive} rounds of {pace} ms");
+        }
+    }
 }
