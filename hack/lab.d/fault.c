@@ -153,6 +153,8 @@ static noinline void lab_hold_console(const char *path)
 static noinline int lab_order_ab(void *unused)
 {
 	lab_hold_console("/dev/hvc0");
+	lab_hold_console("/dev/hvc1");
+	lab_hold_console("/dev/hvc2");
 	lab_hold_console("/dev/ttyS0");
 	mutex_lock(&lab_mutex_a);
 	complete_all(&lab_a_taken);

@@ -226,10 +226,13 @@ wake_consoles() {
     in_guest 5 'kill -INT $(cat /run/console.*)' || die_deaf
 }
 
+# Behind another writer a shell waits for its turn, which is no uninterruptible
+# sleep.
 consoles_blocked() {
     # shellcheck disable=SC2016  # expanded by the guest's shell
     in_guest 5 'for pid in $(cat /run/console.*); do
-            grep -q "^State:.*D" /proc/$pid/status || exit 1
+            grep -q "^State:.*D" /proc/$pid/status ||
+                grep -q tty_write /proc/$pid/stack || exit 1
         done'
 }
 

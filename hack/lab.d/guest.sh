@@ -37,13 +37,16 @@ guest_up() {
     choose_guest "$1"
     shift
     local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
-    local memory=512 smp=2 agent=no qga=no disk=no net=no login=no
+    local memory=512 smp=2 agent=no qga=no disk=no beat=no net=no tap=no login=no
+    local shim=no door=no label=no
     parse_options "$@"
     prepare_kernel "$kernel"
     claim_directory
     write_about >"$LAB_GUEST/about"
     stable_uuid >"$LAB_GUEST/uuid"
     [ $disk = no ] || make_disk
+    [ $beat = no ] || truncate -s 1M "$LAB_GUEST/beat.img"
+    [ $tap = no ] || make_cable
     "write_config_$wiring" >"$LAB_GUEST/qemu.cfg"
     local boots=1
     boot
@@ -64,7 +67,10 @@ parse_options() {
             printf -v "${1#--}" '%s' "$2"
             shift
             ;;
-        --quiet | --login | --agent | --qga | --disk | --net) printf -v "${1#--}" yes ;;
+        --tap) net=yes tap=yes ;;
+        --quiet | --login | --agent | --qga | --disk | --beat | --net | --shim | --door | --label)
+            printf -v "${1#--}" yes
+            ;;
         *) die "up knows no option '$1': see hack/lab help" ;;
         esac
         shift
@@ -76,6 +82,8 @@ parse_options() {
     one_of console hvc0 ttyS0
     [ "$wiring/$console" != plain/hvc0 ] ||
         die "the plain wiring has no hvc0: use --console ttyS0 or --wiring eve"
+    [ "$wiring/$shim$door" = plain/nono ] || [ "$wiring" = eve ] ||
+        die "the plain wiring has one console: leave --shim and --door out or use --wiring eve"
     number memory 128 16384
     number smp 1 16
 }
@@ -104,7 +112,7 @@ claim_directory() {
 
 write_about() {
     local key
-    for key in kernel wiring sysrq console quiet login memory smp agent qga disk net; do
+    for key in kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label; do
         echo "$key=${!key}"
     done
 }
@@ -118,8 +126,34 @@ stable_uuid() {
 
 make_disk() {
     truncate -s 64M "$LAB_GUEST/disk.img"
-    mkfs.ext4 -q -F -L lab "$LAB_GUEST/disk.img" ||
+    mkfs.ext4 -q -F -L lab -E lazy_itable_init=0,lazy_journal_init=0 "$LAB_GUEST/disk.img" ||
         die "failed to make a file system in $LAB_GUEST/disk.img: see the line above"
+}
+
+# A network namespace of the host's is for all; a name is for this repository.
+cable_network() {
+    local place
+    place=$(sha1sum <<<"$LAB_GUEST")
+    echo "lab-$LAB_NAME-${place:0:8}"
+}
+
+# A network namespace with our end of the cable in it, so that no address of the
+# lab's is seen on the host and guests cannot get at each other.
+make_cable() {
+    need iproute2
+    remove_cable
+    {
+        as_root ip netns add "$(cable_network)" &&
+            as_root ip -n "$(cable_network)" link set lo up &&
+            as_root ip -n "$(cable_network)" tuntap add dev cable mode tap &&
+            as_root ip -n "$(cable_network)" address add 10.0.2.2/24 dev cable &&
+            as_root ip -n "$(cable_network)" link set cable up
+    } 2>"$LAB_GUEST/cable.log" ||
+        die "no cable for $LAB_NAME: $(cat "$LAB_GUEST/cable.log"); --tap takes root and /dev/net/tun"
+}
+
+remove_cable() {
+    [ ! -e "/run/netns/$(cable_network)" ] || as_root ip netns del "$(cable_network)"
 }
 
 # EVE's two monitors.
@@ -177,6 +211,7 @@ $(config_monitors)
   driver = "virtconsole"
   chardev = "charserial0"
   name = "org.lfedge.eve.console.0"
+$(config_consoles)
 $(config_lab)
 $(config_options)
 CONFIG
@@ -201,6 +236,28 @@ $(config_monitors)
 $([ "$agent" = no ] || config_agent_bus)
 $(config_lab)
 $(config_options)
+CONFIG
+}
+
+config_consoles() {
+    [ "$shim" = no ] || config_console shim org.lfedge.eve.console.shim
+    [ "$door" = no ] || config_console door lab.door
+}
+
+# config_console SOCKET NAME
+config_console() {
+    cat <<CONFIG
+
+[chardev "char$1"]
+  backend = "socket"
+  path = "$LAB_GUEST/$1"
+  server = "on"
+  wait = "off"
+
+[device "$1"]
+  driver = "virtconsole"
+  chardev = "char$1"
+  name = "$2"
 CONFIG
 }
 
@@ -255,7 +312,8 @@ CONFIG
 
 config_options() {
     [ "$agent" = no ] || config_agent
-    [ "$disk" = no ] || config_disk
+    [ "$disk" = no ] || config_disk disk.img 0 5
+    [ "$beat" = no ] || config_disk beat.img 1 7
     [ "$net" = no ] || config_net
 }
 
@@ -275,28 +333,28 @@ config_agent() {
 CONFIG
 }
 
+# config_disk FILE NUMBER SLOT
 config_disk() {
     cat <<CONFIG
 
-[device "pci.disk"]
+[device "pci.disk$2"]
   driver = "pcie-root-port"
-  chassis = "1"
-  addr = "5"
+  chassis = "1$2"
+  addr = "$3"
 
-[drive "drive-virtio-disk0"]
-  file = "$LAB_GUEST/disk.img"
+[drive "drive-virtio-disk$2"]
+  file = "$LAB_GUEST/$1"
   format = "raw"
   if = "none"
   cache = "writeback"
 
-[device "virtio-disk0"]
+[device "virtio-disk$2"]
   driver = "virtio-blk-pci"
-  bus = "pci.disk"
-  drive = "drive-virtio-disk0"
+  bus = "pci.disk$2"
+  drive = "drive-virtio-disk$2"
 CONFIG
 }
 
-# QEMU chooses the port, so that two guests never want the same.
 config_net() {
     cat <<CONFIG
 
@@ -306,9 +364,7 @@ config_net() {
   addr = "6"
 
 [netdev "hostnet0"]
-  type = "user"
-  restrict = "on"
-  hostfwd = "tcp:127.0.0.1:0-10.0.2.15:80"
+$(config_backend)
 
 [device "net0"]
   driver = "virtio-net-pci"
@@ -318,8 +374,19 @@ config_net() {
 CONFIG
 }
 
+# QEMU chooses the port, so that two guests never want the same.
+config_backend() {
+    if [ "$tap" = yes ]; then
+        printf '  %s\n' 'type = "tap"' 'ifname = "cable"' 'script = "no"' 'downscript = "no"'
+    else
+        printf '  %s\n' 'type = "user"' 'restrict = "on"' 'hostfwd = "tcp:127.0.0.1:0-10.0.2.15:80"'
+    fi
+}
+
 start_qemu() {
-    qemu-system-x86_64 -daemonize -display none -S -no-user-config -nodefaults \
+    local where=()
+    [ "$tap" = no ] || where=(as_root ip netns exec "$(cable_network)")
+    "${where[@]}" qemu-system-x86_64 -daemonize -display none -S -no-user-config -nodefaults \
         -no-shutdown -accel tcg -cpu max -serial chardev:charserial0 \
         -name "$LAB_NAME" -uuid "$(cat "$LAB_GUEST/uuid")" \
         -readconfig "$LAB_GUEST/qemu.cfg" -pidfile "$LAB_GUEST/pid" \
@@ -342,12 +409,21 @@ kernel_arguments() {
     [ "$agent" = no ] || arguments+=" lab_agent=yes"
     [ "$agent/$qga" != no/yes ] || arguments+=" lab_agent=waits"
     [ "$disk" = no ] || arguments+=" lab_disk=yes"
+    [ "$beat" = no ] || arguments+=" lab_beat=/dev/vd$([ "$disk" = no ] && echo a || echo b)"
     [ "$net" = no ] || arguments+=" lab_net=yes"
+    [ "$shim" = no ] || arguments+=" lab_shim=hvc1"
+    [ "$door" = no ] || arguments+=" lab_door=hvc$([ "$shim" = no ] && echo 1 || echo 2)"
+    [ "$label" = no ] || arguments+=" lab_label=yes"
     echo "$arguments"
 }
 
 write_net_address() {
     local port
+    if [ "$tap" = yes ]; then
+        echo 10.0.2.15:80 >"$LAB_GUEST/net"
+        cable_network >"$LAB_GUEST/netns"
+        return
+    fi
     port=$(hmp 'info usernet' | grep -oE '127\.0\.0\.1 +[0-9]+' | grep -oE '[0-9]+$')
     echo "127.0.0.1:$port" >"$LAB_GUEST/net"
 }
@@ -385,7 +461,8 @@ give_guest_up() {
 guest_down() {
     choose_guest "$1"
     ! guest_runs || stop_qemu
-    rm -f "$LAB_GUEST"/{pid,qmp,listener.qmp,lab.qmp,lab.sock,lab.lock,cons,qga,net}
+    rm -f "$LAB_GUEST"/{pid,qmp,listener.qmp,lab.qmp,lab.sock,lab.lock,cons,shim,door,qga,net,netns}
+    remove_cable
 }
 
 # SIGKILL also ends a stopped process; there is nothing a throw-away guest

@@ -93,7 +93,7 @@ candidate() {
 digest() {
     {
         printf '%s\n' "$@"
-        cd "$LAB_PARTS" && find prepare.sh fault.c Makefile inside -type f -print0 |
+        cd "$LAB_PARTS" && find prepare.sh fault.c Makefile inside ../../pkg/guest -type f -print0 |
             sort -z | xargs -0 sha256sum
     } | sha256sum | cut -c 1-12
 }
@@ -162,8 +162,10 @@ build_module() {
 add_programs() {
     local root=$1 agent=$2 applet
     cp -r "$LAB_PARTS/inside/." "$root"
+    cp "$LAB_REPOSITORY/pkg/guest/lifesign-heartbeat" "$root/bin"
     mkdir -p "$root"/{dev,proc,sys,run,tmp,root,data,www,var/log}
     echo "lab guest" >"$root/www/index.html"
+    echo ok >"$root/www/health"
     cp /bin/busybox "$root/bin"
     for applet in $(busybox --list); do
         [ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
