@@ -14,7 +14,7 @@ pub fn state(pid: u32) -> Option<char> {
 /// process that is stopped accepts nobody, and after a few tries takes no more connections.
 #[must_use]
 pub fn listening_on(socket: &Path) -> Option<u32> {
-    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
+    let sockets = fs::read_to_string("/proc/thread-self/net/unix").ok()?;
     let link = PathBuf::from(format!("socket:[{}]", listener(&sockets, socket.to_str()?)?));
     let holds = |process: &Path| {
         let descriptors = fs::read_dir(process.join("fd"));
