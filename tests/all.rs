@@ -15,10 +15,12 @@ mod all {
     mod device_log;
     mod faults;
     mod keys;
+    mod matrix;
     mod once;
     mod path;
     mod pauses;
     mod probes;
     mod survival;
+    mod table;
     mod ways_in;
 }

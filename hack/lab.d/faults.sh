@@ -99,7 +99,7 @@ break_mutex_deadlock() {
     in_background lab-bystander
     expect 10 'the deadlock' tasks_blocked lab_order_ab lab_order_ba lab_bystander lab-bystander
     wake_consoles
-    expect 10 'the console shells waiting' consoles_blocked
+    expect 30 'the console shells waiting' consoles_blocked
 }
 
 # An idle guest asks for no memory and would not notice: our questions do. If
@@ -145,7 +145,7 @@ break_fs_freeze() {
     in_background 'fsfreeze --freeze /data'
     expect 10 'the writer waiting' tasks_blocked lab-heartbeat
     wake_consoles
-    expect 10 'the console shells waiting' trails_blocked
+    expect 30 'the console shells waiting' trails_blocked
 }
 
 # A byte a second: the request under way completes within an hour.

@@ -1,5 +1,5 @@
-//! What a capture makes of a guest that was broken in each way. `hack/matrix` does this for all faults,
-//! kernels and wirings; here is one of each kind.
+//! What a capture makes of a guest that was broken in each way. `docs/faults.md` tells it of all faults
+//! and kernels; here is one of each kind.
 
 use super::lab::Guest;
 use super::programs::Place;

@@ -36,6 +36,18 @@ impl Guest {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// The faults there are, a line each behind a line that says so.
+    pub(crate) fn list_faults() -> String {
+        String::from_utf8(lab(&["break", "nobody"]).stderr).unwrap()
+    }
+
+    /// Moves this thread to the other end of the cable that a guest with `--tap` has.
+    pub(crate) fn enter_its_network(&self) {
+        let name = std::fs::read_to_string(self.file("netns")).unwrap();
+        let network = std::fs::File::open(format!("/run/netns/{}", name.trim())).unwrap();
+        nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    }
+
     /// Lets a hypervisor that was stopped go on.
     pub(crate) fn go_on(&self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap());
