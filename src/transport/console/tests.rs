@@ -535,7 +535,7 @@ mod lines {
             let begun = Instant::now();
             let report = block_on(ask(&path, &uptime(None), 4)).unwrap();
             assert_eq!(report.outcome, expected);
-            assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
             let sent = guest.join().unwrap();
             assert!(sent > 1024 * 1024, "{sent} bytes are no flood");
         }
