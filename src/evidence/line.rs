@@ -28,10 +28,21 @@ pub struct Line<'a> {
     pub text: Cow<'a, str>,
     /// Its time stamp, in microseconds after boot.
     pub time_us: Option<u64>,
+    /// Who printed it, where the kernel is built to say so.
+    pub caller: Option<Caller>,
     /// Where it stands in the bytes, its end of line included.
     pub span: Range<usize>,
     /// Whether its end of line was there.
     pub ended: bool,
+}
+
+/// Who printed a line: what tells lines apart that several CPUs print at once.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Caller {
+    /// A task, by its id.
+    Task(u32),
+    /// A CPU that served an interrupt.
+    Cpu(u32),
 }
 
 /// The lines of these bytes; empty ones are left out.
@@ -41,9 +52,25 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
         let span = start..start + raw.len();
         start = span.end;
         let text = clean(raw.get(..LINE_BYTES).unwrap_or(raw));
-        let (text, time_us) = strip(text);
-        (!text.is_empty()).then(|| Line { text, time_us, span, ended: raw.ends_with(b"\n") })
+        let (text, time_us, caller) = strip(text);
+        let ended = raw.ends_with(b"\n");
+        (!text.is_empty()).then_some(Line { text, time_us, caller, span, ended })
     })
+}
+
+/// The lines of a dump. One that was cut short by another is two: the time stamp in its midst tells.
+pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    lines(bytes)
+        .flat_map(|line| {
+            let torn = line.time_us.and_then(|_| find_stamp(&line.text));
+            let Some((at, _)) = torn else { return [Some(line), None] };
+            let open = line.text[..at].rfind('[').unwrap_or(at);
+            let (rest, time_us, caller) = strip(Cow::Owned(line.text[open..].to_owned()));
+            let second = Line { text: rest, time_us, caller, ..line.clone() };
+            let first = Line { text: Cow::Owned(line.text[..open].to_owned()), ..line };
+            [Some(first), Some(second)]
+        })
+        .flatten()
 }
 
 fn clean(raw: &[u8]) -> Cow<'_, str> {
@@ -81,13 +108,15 @@ fn after_escape(tail: &[u8]) -> &[u8] {
     body.iter().position(|&byte| ends(byte)).map_or(&[], |end| &body[end + 1..])
 }
 
-fn strip(text: Cow<'_, str>) -> (Cow<'_, str>, Option<u64>) {
-    if let Some((at, time_us)) = find_stamp(&text) {
-        let at = at + after_caller(&text[at..]);
-        return (cut(text, at), Some(time_us));
+fn strip(text: Cow<'_, str>) -> (Cow<'_, str>, Option<u64>, Option<Caller>) {
+    let (at, time_us) = match find_stamp(&text) {
+        Some((at, time_us)) => (at, Some(time_us)),
+        None => (after_level(&text), None),
+    };
+    match caller(&text[at..]) {
+        Some((caller, length)) => (cut(text, at + length), time_us, Some(caller)),
+        None => (cut(text, at), time_us, None),
     }
-    let level = after_level(&text);
-    (cut(text, level), None)
 }
 
 fn cut(text: Cow<'_, str>, at: usize) -> Cow<'_, str> {
@@ -123,16 +152,16 @@ fn stamp(bytes: &[u8]) -> Option<(usize, u64)> {
     Some((end + 1, seconds.checked_mul(1_000_000)?.checked_add(micros)?))
 }
 
-/// Length of a `[ T123] ` or `[    C1] ` in front of the text.
-fn after_caller(text: &str) -> usize {
-    let caller = || {
-        let inside = text.strip_prefix('[')?.trim_start_matches(' ');
-        let digits = inside.strip_prefix(['T', 'C'])?;
-        let rest = digits.trim_start_matches(|c: char| c.is_ascii_digit());
-        let after = rest.strip_prefix(']').filter(|_| rest.len() < digits.len())?;
-        Some(text.len() - after.strip_prefix(' ').unwrap_or(after).len())
+/// A `[ T123] ` or `[    C1] ` in front of the text, and its length.
+fn caller(text: &str) -> Option<(Caller, usize)> {
+    let inside = text.strip_prefix('[')?.trim_start_matches(' ');
+    let (kind, rest): (fn(u32) -> Caller, _) = match inside.strip_prefix('T') {
+        Some(rest) => (Caller::Task, rest),
+        None => (Caller::Cpu, inside.strip_prefix('C')?),
     };
-    caller().unwrap_or(0)
+    let (number, after) = rest.split_once(']')?;
+    let caller = kind(number.parse().ok()?);
+    Some((caller, text.len() - after.strip_prefix(' ').unwrap_or(after).len()))
 }
 
 /// Length of a `<6>` in front of the text.
@@ -168,6 +197,28 @@ mod tests {
         ] {
             assert_eq!(texts(raw), [(text.to_owned(), time)], "{raw:?}");
         }
+    }
+
+    #[test]
+    fn who_printed_a_line_is_known() {
+        let callers = |raw| lines(raw).map(|line| line.caller).collect::<Vec<_>>();
+        assert_eq!(callers(b"[   12.345678][ T1234] x"), [Some(Caller::Task(1234))]);
+        assert_eq!(callers(b"<6>[    C1] x\n[C] y\n[ T9x] z"), [Some(Caller::Cpu(1)), None, None]);
+    }
+
+    #[test]
+    fn a_torn_line_is_two_messages() {
+        let torn =
+            b"[   12.000001][    C1]  schedule+0x2[   12.000002][   T77] sysrq: x\r\nplain [m]\n";
+        let messages: Vec<_> = messages(torn).map(|it| (it.text.into_owned(), it.caller)).collect();
+        assert_eq!(
+            messages,
+            [
+                (" schedule+0x2".to_owned(), Some(Caller::Cpu(1))),
+                ("sysrq: x".to_owned(), Some(Caller::Task(77))),
+                ("plain [m]".to_owned(), None),
+            ]
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod line;
 pub mod qmp;
 #[cfg(test)]
 pub(crate) mod recorded;
+pub mod registers;
 pub mod report;
 pub mod rounds;
 pub mod sysrq;

@@ -8,6 +8,8 @@
 //! interrupted, and ends it. A trace that began without was printed by an interrupt: the RIP in its
 //! midst is what was interrupted, and only that and what follows is kept.
 
+use super::registers::Registers;
+
 /// A kernel stack of 16 KiB rarely holds more calls.
 const FRAMES_KEPT: usize = 64;
 
@@ -30,6 +32,22 @@ pub struct Frame {
     pub module: Option<String>,
     /// Whether the unwinder vouches for it; the others merely lay on the stack.
     pub certain: bool,
+    /// On whose behalf the CPU ran it.
+    pub context: Context,
+}
+
+/// On whose behalf a CPU runs a function: the section of the stack in which it stands.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Context {
+    /// A task.
+    #[default]
+    Task,
+    /// An interrupt, or what was put off until its end.
+    Interrupt,
+    /// A non-maskable interrupt.
+    Nmi,
+    /// A fault that got a stack of its own.
+    Fault,
 }
 
 /// Where a CPU or a task was.
@@ -39,9 +57,12 @@ pub struct Trace {
     pub rip: Option<Frame>,
     /// Its callers, innermost first.
     pub frames: Vec<Frame>,
-    /// EFLAGS of the running function; bit 9 is IF.
-    pub flags: Option<u64>,
+    /// Who called the running function, where a register tells: arm64.
+    pub link: Option<Frame>,
+    /// Registers of the running function.
+    pub registers: Registers,
     phase: Phase,
+    context: Context,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -70,7 +91,8 @@ impl Frame {
             return None;
         }
         let function = kept(function);
-        Some(Self { function, offset, size, module: module(rest), certain })
+        let context = Context::default();
+        Some(Self { function, offset, size, module: module(rest), certain, context })
     }
 
     /// Its name in the source: without what the compiler appended.
@@ -87,12 +109,28 @@ impl Trace {
             self.take_rip(rip);
             return true;
         }
-        self.flags = self.flags.or_else(|| self.flags_in(text));
+        // arm64 prints its flags first.
+        let begun = self.rip.is_some() || text.starts_with("pstate: ");
+        if begun && self.phase != Phase::Done && self.take_registers(text) {
+            return true;
+        }
         match self.phase {
             Phase::Before => self.take_before(text),
             Phase::Inside => self.take_inside(text),
             Phase::Done => is_surrounding(text) || Frame::read(text).is_some(),
         }
+    }
+
+    /// Whether a line can belong to a trace. Lines of others that a dump has in its midst cannot.
+    #[must_use]
+    pub fn knows(text: &str) -> bool {
+        let tag = text.trim();
+        is_tag(tag)
+            || is_heading(tag)
+            || Frame::read(text).is_some()
+            || rip(text).is_some()
+            || is_surrounding(text)
+            || Registers::default().take(text)
     }
 
     /// The running function and its callers; those that merely lay on the stack only when there are
@@ -110,7 +148,7 @@ impl Trace {
     /// Whether the running function takes interrupts, if that was printed.
     #[must_use]
     pub fn interrupts_on(&self) -> Option<bool> {
-        self.flags.map(|flags| flags & 1 << 9 != 0)
+        self.registers.interrupts_on()
     }
 
     /// Whether nothing was read.
@@ -138,16 +176,17 @@ impl Trace {
         }
     }
 
-    /// `RSP: 0018:ff5eb9e44059fef0 EFLAGS: 00000046`, which follows the RIP.
-    fn flags_in(&self, text: &str) -> Option<u64> {
-        self.rip.as_ref().filter(|_| self.phase != Phase::Done)?;
-        let (_, flags) = text.strip_prefix("RSP: ")?.split_once(" EFLAGS: ")?;
-        hex(flags).map(|(flags, _)| flags)
+    /// Those of the running function follow its RIP.
+    fn take_registers(&mut self, text: &str) -> bool {
+        if let Some(link) = text.strip_prefix("lr : ") {
+            self.link = self.link.take().or_else(|| Frame::read(link));
+            return true;
+        }
+        self.registers.take(text)
     }
 
     fn take_before(&mut self, text: &str) -> bool {
-        let begins = text.trim_start();
-        if begins.starts_with("Call Trace:") || begins.starts_with("Call trace:") {
+        if is_heading(text.trim_start()) {
             self.phase = Phase::Inside;
             return true;
         }
@@ -157,11 +196,12 @@ impl Trace {
     fn take_inside(&mut self, text: &str) -> bool {
         if let Some(frame) = Frame::read(text) {
             if self.frames.len() < FRAMES_KEPT {
-                self.frames.push(frame);
+                self.frames.push(Frame { context: self.context, ..frame });
             }
             return true;
         }
         let tag = text.trim();
+        self.context = section(tag).unwrap_or(self.context);
         if tag == "</TASK>" || !self.frames.is_empty() && !is_tag(tag) && !is_surrounding(text) {
             self.phase = Phase::Done;
         }
@@ -214,10 +254,31 @@ fn kept(name: &str) -> String {
     name.chars().take(NAME_BYTES_KEPT).collect()
 }
 
+fn is_heading(text: &str) -> bool {
+    text.starts_with("Call Trace:") || text.starts_with("Call trace:")
+}
+
 fn is_tag(tag: &str) -> bool {
-    const TAGS: [&str; 9] =
-        ["<IRQ>", "</IRQ>", "<TASK>", "</TASK>", "<NMI>", "</NMI>", "<EOI>", "<SOFTIRQ>", "<#DF>"];
-    TAGS.contains(&tag)
+    section(tag).is_some()
+}
+
+/// The section of a stack that begins with a tag.
+fn section(tag: &str) -> Option<Context> {
+    const TAGS: [(&str, Context); 12] = [
+        ("<TASK>", Context::Task),
+        ("</TASK>", Context::Task),
+        ("<EOI>", Context::Task),
+        ("<IRQ>", Context::Interrupt),
+        ("</IRQ>", Context::Task),
+        ("<SOFTIRQ>", Context::Interrupt),
+        ("</SOFTIRQ>", Context::Task),
+        ("<NMI>", Context::Nmi),
+        ("</NMI>", Context::Task),
+        ("<#DF>", Context::Fault),
+        ("</#DF>", Context::Task),
+        ("<ENTRY_TRAMPOLINE>", Context::Fault),
+    ];
+    TAGS.iter().find(|(known, _)| *known == tag).map(|(_, context)| *context)
 }
 
 /// Registers and other lines that a report has around its trace.
@@ -290,6 +351,31 @@ mod tests {
             asm_sysvec+0x1/0x2\nRIP: 0010:spin+0x3/0x8\nCode: 90\nRSP: 0018:ffff\n kthread+0x1/0x2\n </TASK>\n \
             later+0x1/0x2";
         assert_eq!(functions(text), (Some("spin".into()), vec!["kthread".into()]));
+    }
+
+    #[test]
+    fn sections_of_a_stack_are_told_apart() {
+        let text = "RIP: 0010:f+0x3/0x8\nRSP: 0018:1 EFLAGS: 00000046\nCall Trace:\n <NMI>\n nmi+0x1/0x2\n \
+            </NMI>\n <IRQ>\n irq+0x1/0x2\n </IRQ>\n <TASK>\n task+0x1/0x2\n </TASK>";
+        let mut trace = Trace::default();
+        assert!(text.lines().all(|line| Trace::knows(line) && trace.take(line)));
+        let contexts: Vec<_> = trace.frames.iter().map(|frame| frame.context).collect();
+        assert_eq!(contexts, [Context::Nmi, Context::Interrupt, Context::Task]);
+        assert_eq!((trace.interrupts_on(), trace.registers.get("RSP")), (Some(false), Some(1)));
+        assert!(!Trace::knows("systemd[1]: Started x+y") && trace.is_done());
+    }
+
+    #[test]
+    fn an_arm64_trace_has_its_registers() {
+        let text = "pc : spin+0x3/0x8 [m]\nlr : outer+0x10/0x20 [m]\nsp : ffff800081a3bd70\n\
+            x29: ffff800081a3bd70 x28: 0000000000000000\nCall trace:\n spin+0x3/0x8 [m] (P)\n kthread+0x1/0x2\n";
+        let mut trace = Trace::default();
+        assert!(trace.take("pstate: 604000c5 (nZCv daIF +PAN)"));
+        assert!(text.lines().all(|line| trace.take(line)));
+        assert_eq!(trace.interrupts_on(), Some(false));
+        assert_eq!(trace.link.unwrap().function, "outer");
+        assert_eq!(trace.registers.get("x29"), trace.registers.get("sp"));
+        assert_eq!(trace.frames.len(), 2);
     }
 
     #[test]
