@@ -39,6 +39,14 @@ pub enum Action {
     TaskStates,
     /// `m`
     MemoryUsage,
+    /// `z`
+    DumpFtraceBuffer,
+    /// `q`
+    Timers,
+    /// `d`, of kernels that are built to prove their locking
+    Locks,
+    /// `p`, of the CPU that takes the key
+    Registers,
 }
 
 impl Step {
@@ -82,8 +90,16 @@ impl Query {
 
 impl Action {
     /// All of them, by worth per byte.
-    pub const ALL: [Self; 4] =
-        [Self::BacktraceAllActiveCpus, Self::BlockedTasks, Self::MemoryUsage, Self::TaskStates];
+    pub const ALL: [Self; 8] = [
+        Self::BacktraceAllActiveCpus,
+        Self::BlockedTasks,
+        Self::Locks,
+        Self::MemoryUsage,
+        Self::DumpFtraceBuffer,
+        Self::TaskStates,
+        Self::Timers,
+        Self::Registers,
+    ];
 
     /// The word in a scenario: the kernel's own name for the key.
     #[must_use]
@@ -93,6 +109,10 @@ impl Action {
             Self::BacktraceAllActiveCpus => "backtrace-all-active-cpus",
             Self::TaskStates => "task-states",
             Self::MemoryUsage => "memory-usage",
+            Self::DumpFtraceBuffer => "dump-ftrace-buffer",
+            Self::Timers => "timers",
+            Self::Locks => "locks",
+            Self::Registers => "registers",
         }
     }
 
@@ -104,6 +124,10 @@ impl Action {
             Self::BacktraceAllActiveCpus => b'l',
             Self::TaskStates => b't',
             Self::MemoryUsage => b'm',
+            Self::DumpFtraceBuffer => b'z',
+            Self::Timers => b'q',
+            Self::Locks => b'd',
+            Self::Registers => b'p',
         }
     }
 }

@@ -66,14 +66,14 @@ fn killed(evidence: &Evidence, finding: &mut Finding) -> bool {
     let last = quoted(&last.who.comm);
     finding.title =
         format!("memory ran out: the kernel killed {}, last {last}", process_count(kills.len()));
-    if let Some(memory) = evidence.sysrq.answers.iter().find_map(|answer| answer.memory) {
+    if let Some(memory) = evidence.sysrq.answers.iter().find_map(|answer| answer.memory.as_ref()) {
         account(memory, finding);
     }
     true
 }
 
 /// Who holds the memory.
-fn account(memory: Memory, finding: &mut Finding) {
+fn account(memory: &Memory, finding: &mut Finding) {
     let mib = |kb: u64| kb / 1024;
     let Some((free, total)) = memory.free_kb.zip(memory.total_kb) else { return };
     finding.facts_for.push(format!("{} MiB of {} MiB are free", mib(free), mib(total)));

@@ -5,9 +5,11 @@
 //! that a better parser reads an old bundle better. Parsers are total: rubbish gives no evidence,
 //! never an error, and never more work than its length is worth.
 
+pub mod ftrace;
 pub mod host;
 pub mod kernel_log;
 pub mod line;
+pub mod locks;
 pub mod qmp;
 #[cfg(test)]
 pub(crate) mod recorded;

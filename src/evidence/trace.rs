@@ -63,6 +63,8 @@ pub struct Trace {
     pub registers: Registers,
     phase: Phase,
     context: Context,
+    /// Whether its beginning was marked, and its end not yet.
+    open: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -105,6 +107,11 @@ impl Frame {
 impl Trace {
     /// Takes one line; tells whether the line belongs to a trace.
     pub fn take(&mut self, text: &str) -> bool {
+        match text.trim() {
+            "<TASK>" => self.open = true,
+            "</TASK>" => self.open = false,
+            _ => {}
+        }
         if let Some(rip) = rip(text) {
             self.take_rip(rip);
             return true;
@@ -155,6 +162,12 @@ impl Trace {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rip.is_none() && self.frames.is_empty()
+    }
+
+    /// Whether its beginning was seen and its end was not, where the kernel marks both.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Whether a trace was read to its end.

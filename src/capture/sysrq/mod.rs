@@ -316,6 +316,9 @@ fn judge(action: Action, heard: &[u8], shown: bool, took: Duration) -> StepRepor
         sysrq::Outcome::Refused => {
             (Outcome::Refused, "the kernel lives, but its sysrq mask forbids this action")
         }
+        sysrq::Outcome::NotBuiltIn => {
+            (Outcome::Refused, "the guest's kernel is built without this action")
+        }
         sysrq::Outcome::HeaderOnly if shown => (Outcome::Done, "there is nothing to show"),
         sysrq::Outcome::HeaderOnly => (
             Outcome::Partial,

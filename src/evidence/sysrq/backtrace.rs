@@ -1,8 +1,9 @@
 //! CPUs in `backtrace-all-active-cpus`.
 
-use crate::evidence::line::lines;
+use crate::evidence::line::{Caller, Line};
 use crate::evidence::trace::{Frame, Trace};
 use crate::evidence::who::{Who, number};
+use std::collections::BTreeMap;
 
 /// `NR_CPUS` of distributions is 8192; no edge guest has more than this.
 const CPUS_KEPT: usize = 1024;
@@ -20,30 +21,62 @@ pub struct Backtrace {
     pub idle: bool,
 }
 
-pub(super) fn read(body: &[u8]) -> Vec<Backtrace> {
-    let mut cpus: Vec<Backtrace> = Vec::new();
-    for line in lines(body) {
-        if let Some(cpu) = headline(&line.text) {
-            if cpus.len() == CPUS_KEPT {
-                break;
-            }
-            cpus.push(cpu);
-        } else if let Some(cpu) = cpus.last_mut() {
-            match Who::read(&line.text) {
+#[derive(Default)]
+pub(super) struct Reader {
+    cpus: Vec<Backtrace>,
+    /// The CPU that each caller is printing: they do not wait for each other.
+    open: BTreeMap<Option<Caller>, usize>,
+}
+
+impl Reader {
+    pub(super) fn take(&mut self, line: &Line<'_>) {
+        let text = line.text.as_ref();
+        if let Some(cpu) = headline(text) {
+            self.begin(cpu, line.caller);
+        } else if let Some(at) = self.open.get(&line.caller) {
+            let cpu = &mut self.cpus[*at];
+            match Who::read(text) {
                 Some(who) => cpu.who = who,
-                None => _ = cpu.trace.take(&line.text),
+                None if Trace::knows(text) => _ = cpu.trace.take(text),
+                None => {}
             }
         }
     }
-    for cpu in &mut cpus {
-        cpu.forget_own_interrupt();
-        cpu.idle |= cpu.trace.calls().iter().take(4).any(|frame| is_idle(frame));
+
+    /// The key for registers gives one CPU, without a headline.
+    pub(super) fn take_alone(&mut self, line: &Line<'_>) {
+        match Who::read(&line.text) {
+            Some(who) if self.cpus.is_empty() => {
+                let cpu = who.cpu.unwrap_or_default();
+                self.begin(Backtrace { cpu, who, ..Backtrace::default() }, line.caller);
+            }
+            _ => self.take(line),
+        }
     }
-    cpus
+
+    pub(super) fn finish(mut self) -> Vec<Backtrace> {
+        for cpu in &mut self.cpus {
+            cpu.forget_own_interrupt();
+            cpu.idle |= cpu.trace.calls().iter().take(4).any(|frame| is_idle(frame));
+        }
+        self.cpus
+    }
+
+    fn begin(&mut self, cpu: Backtrace, caller: Option<Caller>) {
+        self.open.remove(&caller);
+        if self.cpus.len() < CPUS_KEPT {
+            self.open.insert(caller, self.cpus.len());
+            self.cpus.push(cpu);
+        }
+    }
 }
 
-/// `NMI backtrace for cpu 1`, perhaps with ` skipped: idling at ..`.
+/// `NMI backtrace for cpu 1`, perhaps with ` skipped: idling at ..`; where the machine has no NMI to
+/// ask with, `sysrq: CPU1:`.
 pub(super) fn headline(text: &str) -> Option<Backtrace> {
+    if let Some(cpu) = super::spoken(text).and_then(without_nmi) {
+        return Some(Backtrace { cpu, ..Backtrace::default() });
+    }
     let rest = text.strip_prefix("NMI backtrace for cpu ")?;
     let (cpu, at) = match rest.split_once(" skipped: idling at ") {
         Some((cpu, at)) => (cpu, Some(at)),
@@ -52,6 +85,11 @@ pub(super) fn headline(text: &str) -> Option<Backtrace> {
     let mut backtrace = Backtrace { cpu: number(cpu)?, idle: at.is_some(), ..Backtrace::default() };
     backtrace.trace.rip = at.and_then(Frame::read);
     Some(backtrace)
+}
+
+/// `CPU1:`
+pub(super) fn without_nmi(words: &str) -> Option<u32> {
+    words.trim_end().strip_prefix("CPU")?.strip_suffix(':')?.parse().ok()
 }
 
 impl Backtrace {

@@ -6,16 +6,23 @@
 
 mod backtrace;
 mod memory;
+mod read;
+mod sched;
 mod shape;
 mod tasks;
+mod timers;
 
 pub use backtrace::Backtrace;
-pub use memory::Memory;
-pub use shape::Shape;
+pub use memory::{Memory, Zone};
+pub use sched::{RunQueue, Runnable, Sched, Work};
+pub use shape::{Listener, Shape};
 pub use tasks::Task;
+pub use timers::{CpuTimers, Timer, Timers};
 
-use super::line::lines;
+use super::ftrace::Ftrace;
+use super::locks::Holder;
 use crate::base::step::Action;
+use std::collections::BTreeMap;
 
 /// All answers.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +40,18 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Of `blocked-tasks` and `task-states`.
     pub tasks: Vec<Task>,
-    /// Of `backtrace-all-active-cpus`.
+    /// Of `task-states`.
+    pub sched: Option<Sched>,
+    /// Of `backtrace-all-active-cpus`, and of `registers` the one CPU.
     pub cpus: Vec<Backtrace>,
     /// Of `memory-usage`.
     pub memory: Option<Memory>,
+    /// Of `timers`.
+    pub timers: Option<Timers>,
+    /// Of `locks`, and of `task-states` where the kernel knows.
+    pub locks: Vec<Holder>,
+    /// Of `dump-ftrace-buffer`.
+    pub ftrace: Option<Ftrace>,
 }
 
 /// What kind of answer it is.
@@ -44,6 +59,8 @@ pub struct Answer {
 pub enum Outcome {
     /// The kernel's mask forbids the action.
     Refused,
+    /// The kernel is built without it, and listed what it knows instead.
+    NotBuiltIn,
     /// The dump was kept back by the console's log level, or there was nothing to show.
     HeaderOnly,
     /// The kernel did not answer.
@@ -73,30 +90,80 @@ impl Answers {
     /// The tasks that waited without taking signals, each once.
     #[must_use]
     pub fn blocked(&self) -> Vec<&Task> {
-        let mut blocked: Vec<&Task> = Vec::new();
-        let all = self.answers.iter().flat_map(|answer| &answer.tasks);
-        blocked.extend(all.filter(|task| task.state == 'D'));
-        blocked.sort_by_key(|task| task.pid);
-        blocked.dedup_by_key(|task| task.pid);
-        blocked
+        self.tasks().into_iter().filter(|task| task.state == 'D').collect()
+    }
+
+    /// All tasks that were listed, each once and as it was seen first.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<&Task> {
+        let mut tasks: Vec<&Task> = self.answers.iter().flat_map(|answer| &answer.tasks).collect();
+        tasks.sort_by_key(|task| task.pid);
+        tasks.dedup_by_key(|task| task.pid);
+        tasks
     }
 
     /// Whether blocked tasks would have been seen, if there were any: a header alone means that none
     /// is, where the console is seen to print dumps at all.
     #[must_use]
     pub fn lists_tasks(&self) -> bool {
-        let prints = self.answers.iter().any(|answer| answer.outcome == Outcome::Dump);
         let lists = |answer: &Answer| {
             matches!(answer.action.as_str(), "blocked-tasks" | "task-states")
                 && matches!(answer.outcome, Outcome::Dump | Outcome::HeaderOnly)
         };
-        prints && self.answers.iter().any(lists)
+        // What was recorded is printed at any log level.
+        let prints = |answer: &Answer| answer.outcome == Outcome::Dump && answer.ftrace.is_none();
+        self.answers.iter().any(prints) && self.answers.iter().any(lists)
     }
 
-    /// The backtraces of all CPUs.
+    /// Whether tasks that merely sleep were listed, too.
+    #[must_use]
+    pub fn lists_sleepers(&self) -> bool {
+        let lists = |answer: &Answer| answer.action == Action::TaskStates.word();
+        self.answers.iter().any(|answer| lists(answer) && answer.outcome == Outcome::Dump)
+    }
+
+    /// Whether the console's log level keeps dumps back: a header came alone, of a dump that is never
+    /// empty.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let may_be_empty = |answer: &Answer| answer.action == Action::BlockedTasks.word();
+        let alone = |answer: &Answer| answer.outcome == Outcome::HeaderOnly;
+        self.answers.iter().any(|answer| alone(answer) && !may_be_empty(answer))
+    }
+
+    /// The backtraces of all CPUs, each once.
     #[must_use]
     pub fn cpus(&self) -> Vec<&Backtrace> {
-        self.answers.iter().flat_map(|answer| &answer.cpus).collect()
+        let mut cpus: BTreeMap<u32, &Backtrace> = BTreeMap::new();
+        for cpu in self.answers.iter().flat_map(|answer| &answer.cpus) {
+            cpus.entry(cpu.cpu).or_insert(cpu);
+        }
+        cpus.into_values().collect()
+    }
+
+    /// What the scheduler said.
+    #[must_use]
+    pub fn sched(&self) -> Option<&Sched> {
+        self.answers.iter().find_map(|answer| answer.sched.as_ref())
+    }
+
+    /// The timers of all CPUs.
+    #[must_use]
+    pub fn timers(&self) -> Option<&Timers> {
+        self.answers.iter().find_map(|answer| answer.timers.as_ref())
+    }
+
+    /// Who holds which locks, as the kernel told it last.
+    #[must_use]
+    pub fn locks(&self) -> &[Holder] {
+        let told = self.answers.iter().rev().find(|answer| !answer.locks.is_empty());
+        told.map(|answer| answer.locks.as_slice()).unwrap_or_default()
+    }
+
+    /// What was recorded before.
+    #[must_use]
+    pub fn ftrace(&self) -> Option<&Ftrace> {
+        self.answers.iter().find_map(|answer| answer.ftrace.as_ref())
     }
 
     /// The backtrace of a CPU.
@@ -106,63 +173,50 @@ impl Answers {
     }
 }
 
-impl Answer {
-    /// Reads what came after the key.
-    #[must_use]
-    pub fn read(action: &str, bytes: &[u8]) -> Self {
-        let known = Action::ALL.into_iter().find(|known| known.word() == action);
-        let begins = known.and_then(|known| header(known, bytes));
-        let body = bytes.get(begins.unwrap_or(0)..).unwrap_or_default();
-        let mut answer = Self {
-            action: action.to_owned(),
-            outcome: Outcome::Silent,
-            tasks: Vec::new(),
-            cpus: Vec::new(),
-            memory: None,
-        };
-        match known {
-            Some(Action::BlockedTasks | Action::TaskStates) => answer.tasks = tasks::read(body),
-            Some(Action::BacktraceAllActiveCpus) => answer.cpus = backtrace::read(body),
-            Some(Action::MemoryUsage) => answer.memory = memory::read(body),
-            None => {}
-        }
-        answer.outcome = answer.outcome(begins.is_some(), bytes);
-        answer
-    }
-
-    fn outcome(&self, has_header: bool, bytes: &[u8]) -> Outcome {
-        let has_body = !self.tasks.is_empty() || !self.cpus.is_empty() || self.memory.is_some();
-        if has_body {
-            Outcome::Dump
-        } else if is_refused(bytes) {
-            Outcome::Refused
-        } else if has_header || lines(bytes).any(|line| spoken(&line.text).is_some()) {
-            Outcome::HeaderOnly
-        } else {
-            Outcome::Silent
-        }
-    }
-}
-
-fn is_refused(bytes: &[u8]) -> bool {
-    lines(bytes).any(|line| spoken(&line.text).is_some_and(is_refusal))
-}
-
-fn is_refusal(words: &str) -> bool {
-    words.starts_with("This sysrq operation is disabled")
-}
-
-/// Where the dump begins: behind the last header of this action, so that what is left of an earlier
-/// answer is not taken for this one.
-fn header(action: Action, bytes: &[u8]) -> Option<usize> {
-    let words = match action {
+/// What the kernel says before the dump of an action.
+fn header(action: Action) -> &'static str {
+    match action {
         Action::BlockedTasks => "Show Blocked State",
         Action::BacktraceAllActiveCpus => "Show backtrace of all active CPUs",
         Action::TaskStates => "Show State",
         Action::MemoryUsage => "Show Memory",
-    };
-    let headers = lines(bytes).filter(|line| spoken(&line.text).map(str::trim_end) == Some(words));
-    headers.map(|line| line.span.end).last()
+        Action::DumpFtraceBuffer => "Dump ftrace buffer",
+        Action::Timers => "Show clockevent devices & pending hrtimers (no others)",
+        Action::Locks => "Show Locks Held",
+        Action::Registers => "Show Regs",
+    }
+}
+
+/// What the SysRq handler said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Said {
+    /// The header of the action that was asked for.
+    Header,
+    /// That it must not.
+    Refused,
+    /// What it knows: the answer to `h`, and to a key that it does not know.
+    Help,
+    /// A part of a dump.
+    Part,
+    /// Something else: the header of another action, for one.
+    Other,
+}
+
+impl Said {
+    fn read(text: &str, action: Option<Action>) -> Option<Self> {
+        let words = spoken(text)?.trim_end();
+        Some(if action.is_some_and(|action| words == header(action)) {
+            Self::Header
+        } else if words.starts_with("This sysrq operation is disabled") {
+            Self::Refused
+        } else if words.starts_with("HELP : ") {
+            Self::Help
+        } else if backtrace::without_nmi(words).is_some() {
+            Self::Part
+        } else {
+            Self::Other
+        })
+    }
 }
 
 /// What the SysRq handler says in a line: the prefix was `SysRq : ` before 5.0.

@@ -1,18 +1,28 @@
 //! When the capturing side may stop waiting for more of an answer.
 //!
-//! Only some answers show that they are complete. Where the shape cannot tell, the answer counts as
-//! growing, and a quiet time has to decide:
-//! - `blocked-tasks` has no tail, and without a blocked task it is a header alone.
-//! - `task-states` ends with a list of busy workqueues, but the list itself has no end; to stop at
-//!   its heading would leave its lines to be taken for the next answer.
-//! - `backtrace-all-active-cpus` lists the CPUs that it asks, but a CPU that takes no NMI never
+//! The handler serves one key after the other, so what it says to the next one ends the answer to this
+//! one: press `h`, which changes nothing, and the list of keys that it prints is the end of any dump.
+//! Some answers show their end by themselves:
+//! - a refusal, and the list of keys where the kernel is built without the action;
+//! - `memory-usage`, `dump-ftrace-buffer` and `locks` have a last line;
+//! - `backtrace-all-active-cpus` lists the CPUs that it asks, though one that takes no NMI never
 //!   answers, and a guest with one CPU prints no list.
+//!
+//! The others have none: a list of tasks may go on with another one, and without a blocked task it is a
+//! header alone. Where neither end comes, a quiet time has to decide.
 
-use super::backtrace;
+use super::{Said, backtrace};
 use crate::base::step::Action;
-use crate::evidence::line::{Line, lines};
+use crate::evidence::ftrace;
+use crate::evidence::line::{Caller, Line, messages};
 use crate::evidence::who::number;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// As much of a line as matters: no line that matters is longer.
+const LINE_BYTES: usize = 2048;
+
+/// More than edge guests have; the others are not waited for.
+const CPUS: usize = 1024;
 
 /// How much of an answer is there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,69 +35,147 @@ pub enum Shape {
     Complete,
 }
 
+/// Listens to an answer while it comes, in pieces of any size. Looks at every byte once.
+#[derive(Debug)]
+pub struct Listener {
+    action: Action,
+    /// The line that has not ended.
+    line: Vec<u8>,
+    spoken: bool,
+    inside: bool,
+    complete: bool,
+    helped: bool,
+    cpus: Cpus,
+    ftrace: ftrace::Reader,
+}
+
+/// Which CPUs were asked for a backtrace and have not shown one.
+#[derive(Debug, Default)]
+struct Cpus {
+    asked: Option<BTreeSet<u32>>,
+    /// The one that each caller is printing.
+    open: BTreeMap<Option<Caller>, u32>,
+}
+
 impl Shape {
-    /// Of what came after the key.
+    /// Of all that came after the key.
     #[must_use]
     pub fn of(bytes: &[u8], action: Action) -> Self {
-        let Some(begins) = super::header(action, bytes) else {
-            return Self::without_header(bytes);
-        };
-        let body = bytes.get(begins..).unwrap_or_default();
-        let complete = match action {
-            Action::BlockedTasks | Action::TaskStates => false,
-            Action::BacktraceAllActiveCpus => all_cpus_shown(body),
-            Action::MemoryUsage => whole(body).any(|line| line.text.ends_with(" pages hwpoisoned")),
-        };
-        if complete { Self::Complete } else { Self::Growing }
-    }
-
-    fn without_header(bytes: &[u8]) -> Self {
-        let mut spoken = false;
-        for line in whole(bytes) {
-            match super::spoken(&line.text) {
-                Some(words) if super::is_refusal(words) => return Self::Complete,
-                Some(_) => spoken = true,
-                None => {}
-            }
-        }
-        if spoken { Self::Growing } else { Self::Nothing }
+        Listener::new(action).hear(bytes)
     }
 }
 
-/// Lines whose end has come.
-fn whole(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
-    lines(bytes).filter(|line| line.ended)
-}
-
-/// Whether every CPU that was asked has shown where it is.
-fn all_cpus_shown(body: &[u8]) -> bool {
-    let mut asked: Option<BTreeSet<u32>> = None;
-    let mut current = None;
-    for line in whole(body) {
-        if let Some((_, list)) = sending(&line.text) {
-            asked = Some(cpu_list(list));
-        } else if let Some(cpu) = backtrace::headline(&line.text) {
-            current = Some(cpu.cpu);
-            if cpu.idle {
-                asked.as_mut().map(|asked| asked.remove(&cpu.cpu));
-            }
-        } else if let (true, Some(cpu)) = (line.text.trim() == "</TASK>", current) {
-            asked.as_mut().map(|asked| asked.remove(&cpu));
+impl Listener {
+    /// Listens to the answer to an action.
+    #[must_use]
+    pub fn new(action: Action) -> Self {
+        Self {
+            action,
+            line: Vec::new(),
+            spoken: false,
+            inside: false,
+            complete: false,
+            helped: false,
+            cpus: Cpus::default(),
+            ftrace: ftrace::Reader::default(),
         }
     }
-    asked.is_some_and(|asked| asked.is_empty())
+
+    /// Takes what came next.
+    pub fn hear(&mut self, bytes: &[u8]) -> Shape {
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = LINE_BYTES.saturating_sub(self.line.len());
+            self.line.extend(part.iter().take(room));
+            if part.ends_with(b"\n") {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.push(b'\n');
+                messages(&whole).for_each(|line| self.take(&line));
+                whole.clear();
+                self.line = whole;
+            }
+        }
+        match (self.complete, self.spoken) {
+            (true, _) => Shape::Complete,
+            (false, true) => Shape::Growing,
+            (false, false) => Shape::Nothing,
+        }
+    }
+
+    /// Whether the kernel has listed its keys, the answer to `h`.
+    #[must_use]
+    pub fn helped(&self) -> bool {
+        self.helped
+    }
+
+    fn take(&mut self, line: &Line<'_>) {
+        let said = Said::read(&line.text, Some(self.action));
+        self.spoken |= said.is_some();
+        match said {
+            // The last one counts: an earlier one was left from an earlier answer.
+            Some(Said::Header) => {
+                *self = Self { spoken: true, inside: true, ..Self::new(self.action) };
+            }
+            Some(Said::Refused) => self.complete = true,
+            Some(Said::Help) => (self.complete, self.helped) = (true, true),
+            Some(Said::Other) => self.complete |= self.inside,
+            Some(Said::Part) | None if self.inside => self.complete |= self.ends(line),
+            Some(Said::Part) | None => {}
+        }
+    }
+
+    /// Whether the dump shows its end in this line.
+    fn ends(&mut self, line: &Line<'_>) -> bool {
+        let text = line.text.as_ref();
+        match self.action {
+            Action::BacktraceAllActiveCpus => self.cpus.all_shown(line),
+            Action::MemoryUsage => text.ends_with(" pages hwpoisoned"),
+            Action::Locks => text.starts_with("====="),
+            Action::DumpFtraceBuffer => {
+                self.ftrace.take(line);
+                self.ftrace.ended()
+            }
+            Action::BlockedTasks | Action::TaskStates | Action::Timers | Action::Registers => false,
+        }
+    }
+}
+
+impl Cpus {
+    /// Takes a line; tells whether every CPU that was asked has shown where it is.
+    fn all_shown(&mut self, line: &Line<'_>) -> bool {
+        let text = line.text.as_ref();
+        if let Some(list) = sending(text) {
+            self.asked.get_or_insert_with(|| cpu_list(list));
+        } else if let Some(cpu) = backtrace::headline(text) {
+            match (cpu.idle, self.open.len() < CPUS) {
+                (true, _) => self.shown(cpu.cpu),
+                (false, true) => _ = self.open.insert(line.caller, cpu.cpu),
+                (false, false) => {}
+            }
+        } else if text.trim() == "</TASK>"
+            && let Some(cpu) = self.open.remove(&line.caller)
+        {
+            self.shown(cpu);
+        }
+        self.asked.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    fn shown(&mut self, cpu: u32) {
+        if let Some(asked) = &mut self.asked {
+            asked.remove(&cpu);
+        }
+    }
 }
 
 /// `Sending NMI from CPU 0 to CPUs 1-3,5:`
-fn sending(text: &str) -> Option<(&str, &str)> {
-    text.strip_prefix("Sending NMI from CPU ")?.strip_suffix(':')?.split_once(" to CPUs ")
+fn sending(text: &str) -> Option<&str> {
+    let list = text.strip_prefix("Sending NMI from CPU ")?.strip_suffix(':')?;
+    Some(list.split_once(" to CPUs ")?.1)
 }
 
 fn cpu_list(list: &str) -> BTreeSet<u32> {
-    const CPU_MAX: u32 = 8192;
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(number::<u32>(first)?..=number::<u32>(last)?.min(CPU_MAX))
+        Some(number::<u32>(first)?..=number::<u32>(last)?)
     };
-    list.split(',').filter_map(range).take(64).flatten().collect()
+    list.split(',').filter_map(range).flatten().take(CPUS).collect()
 }

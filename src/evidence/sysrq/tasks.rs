@@ -5,12 +5,18 @@
 //! lab_order_ab    D    0   263      2 0x80004000                              (before 5.11)
 //! ```
 
-use crate::evidence::line::lines;
+use super::sched::{self, Sched};
+use crate::evidence::line::{Caller, Line};
+use crate::evidence::locks::{self, Holder};
 use crate::evidence::trace::Trace;
 use crate::evidence::who::{comm, number};
+use std::collections::BTreeMap;
 
 /// More do not fit into a step's bytes.
 const TASKS_KEPT: usize = 8192;
+
+/// What is kept of the words of what a worker does.
+const WORK_CHARS: usize = 128;
 
 /// One task.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -23,8 +29,14 @@ pub struct Task {
     pub ppid: u32,
     /// `D` waits and takes no signals, `R` runs, `S` sleeps, `T` is stopped, `I` is idle.
     pub state: char,
+    /// The kernel's flags of its thread.
+    pub flags: u64,
+    /// Queue and function, of a worker that is at work.
+    pub work: Option<String>,
     /// Where it is.
     pub trace: Trace,
+    /// Whether lines of it are missing, or others stand in its midst.
+    pub torn: bool,
 }
 
 impl Task {
@@ -35,23 +47,92 @@ impl Task {
     }
 }
 
-pub(super) fn read(body: &[u8]) -> Vec<Task> {
-    let mut tasks: Vec<Task> = Vec::new();
-    let mut reads_trace = false;
-    for line in lines(body) {
-        if let Some(task) = headline(&line.text) {
-            if tasks.len() == TASKS_KEPT {
-                break;
-            }
-            tasks.push(task);
-            reads_trace = true;
-        } else if is_tail(&line.text) {
-            reads_trace = false;
-        } else if let (true, Some(task)) = (reads_trace, tasks.last_mut()) {
-            task.trace.take(&line.text);
+/// What a dump of tasks holds.
+#[derive(Default)]
+pub(super) struct Tasks {
+    pub(super) tasks: Vec<Task>,
+    pub(super) sched: Option<Sched>,
+    pub(super) locks: Vec<Holder>,
+}
+
+#[derive(Default)]
+pub(super) struct Reader {
+    tasks: Vec<Task>,
+    /// The task that each caller is printing: dumps of several may be mixed.
+    open: BTreeMap<Option<Caller>, usize>,
+    part: Part,
+    sched: sched::Reader,
+    locks: locks::Reader,
+    /// Whether the last line came whole.
+    cut: bool,
+}
+
+/// The dump of all tasks has more behind the last one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Part {
+    #[default]
+    Tasks,
+    Sched,
+    Locks,
+}
+
+impl Reader {
+    pub(super) fn take(&mut self, line: &Line<'_>) {
+        let text = line.text.as_ref();
+        self.cut = !line.ended;
+        if let Some(task) = headline(text) {
+            self.part = Part::Tasks;
+            self.begin(task, line.caller);
+            return;
+        }
+        if sched::is_heading(text) {
+            self.part = Part::Sched;
+        } else if locks::is_heading(text) {
+            self.part = Part::Locks;
+        }
+        match self.part {
+            Part::Tasks => self.go_on(text, line.caller),
+            Part::Sched => self.sched.take(line),
+            Part::Locks => _ = self.locks.take(line),
         }
     }
-    tasks
+
+    pub(super) fn finish(mut self) -> Tasks {
+        for at in std::mem::take(&mut self.open).into_values() {
+            self.end(at);
+        }
+        if let Some(last) = self.tasks.last_mut().filter(|_| self.part == Part::Tasks && self.cut) {
+            last.torn |= !last.trace.is_done();
+        }
+        Tasks { tasks: self.tasks, sched: self.sched.finish(), locks: self.locks.finish() }
+    }
+
+    fn begin(&mut self, task: Task, caller: Option<Caller>) {
+        if let Some(at) = self.open.remove(&caller) {
+            self.end(at);
+        }
+        if self.tasks.len() < TASKS_KEPT {
+            self.open.insert(caller, self.tasks.len());
+            self.tasks.push(task);
+        }
+    }
+
+    fn end(&mut self, at: usize) {
+        let task = &mut self.tasks[at];
+        task.torn |= task.trace.is_open();
+    }
+
+    fn go_on(&mut self, text: &str, caller: Option<Caller>) {
+        let Some(at) = self.open.get(&caller) else { return };
+        let task = &mut self.tasks[*at];
+        if let Some(work) = text.strip_prefix("Workqueue: ") {
+            task.work = Some(work.trim().chars().take(WORK_CHARS).collect());
+        } else if Trace::knows(text) {
+            task.trace.take(text);
+        } else if task.trace.is_open() && !text.trim().is_empty() {
+            task.torn = true;
+        }
+    }
 }
 
 /// The first line of a task.
@@ -67,7 +148,8 @@ fn current_form(text: &str) -> Option<Task> {
         pid: field(" pid:")?,
         ppid: field(" ppid:")?,
         state: rest.chars().next()?,
-        trace: Trace::default(),
+        flags: rest.split_once(" flags:0x").and_then(|(_, flags)| hex(flags)).unwrap_or_default(),
+        ..Task::default()
     })
 }
 
@@ -93,13 +175,11 @@ fn early_form(text: &str) -> Option<Task> {
         pid,
         ppid,
         state: letter,
-        trace: Trace::default(),
+        flags: hex(&flags[2..]).unwrap_or_default(),
+        ..Task::default()
     })
 }
 
-/// What `task-states` prints after the last task.
-fn is_tail(text: &str) -> bool {
-    ["Sched Debug Version", "Showing busy workqueues", "Showing all locks held"]
-        .iter()
-        .any(|begin| text.starts_with(begin))
+fn hex(digits: &str) -> Option<u64> {
+    u64::from_str_radix(digits.split(' ').next()?, 16).ok()
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::evidence::recorded::bytes;
+use proptest::prelude::*;
 
 const BLOCKED: &str = "blocked-tasks";
 const CPUS: &str = "backtrace-all-active-cpus";
@@ -121,13 +122,26 @@ fn a_cpu_that_runs_a_process_is_nowhere_in_the_kernel() {
 fn memory_is_read() {
     let memory =
         Answer::read("memory-usage", bytes!("mutex-deadlock-6.12", "sysrq-memory-usage")).memory;
-    let expected = Memory {
-        free_kb: Some(110_956 * 4),
-        total_kb: Some(130_942 * 4),
-        anon_kb: Some(2_262 * 4),
-        slab_kb: Some((219 + 2_270) * 4),
-    };
-    assert_eq!(memory, Some(expected));
+    let memory = memory.unwrap();
+    assert_eq!((memory.free_kb, memory.total_kb), (Some(110_956 * 4), Some(130_942 * 4)));
+    assert_eq!((memory.anon_kb, memory.slab_kb), (Some(2_262 * 4), Some((219 + 2_270) * 4)));
+    assert_eq!((memory.shmem_kb, memory.dirty_kb), (Some(2_148 * 4), Some(0)));
+    assert_eq!((memory.swap_kb, memory.swap_free_kb), (Some(0), Some(0)));
+    let [_, zone] = memory.zones.as_slice() else { panic!("{:?}", memory.zones) };
+    assert_eq!((zone.name.as_str(), zone.free_kb, zone.min_kb), ("DMA32", 428_592, 2_616));
+    assert_eq!((zone.low_kb, zone.managed_kb), (3_268, 459_392));
+    assert!(!memory.is_short());
+
+    let short = Answer::read("memory-usage", bytes!("oom-6.12", "sysrq-memory-usage")).memory;
+    assert!(short.unwrap().is_short());
+}
+
+#[test]
+fn pages_are_as_large_as_the_machine_has_them() {
+    let dump =
+        b"sysrq: Show Memory\nMem-Info:\n free:10 free_pcp:0\nNode 0 DMA: 3*64kB (U) = 192kB\n";
+    let memory = Answer::read("memory-usage", dump).memory.unwrap();
+    assert_eq!(memory.free_kb, Some(640));
 }
 
 #[test]
@@ -136,6 +150,168 @@ fn a_shell_between_does_not_matter_nor_does_what_is_left_of_another_answer() {
     let both = [left, b"/ # w\r\n/ # [  50.000000] sysrq: Show Blocked State\r\n"].concat();
     let answer = Answer::read(BLOCKED, &both);
     assert_eq!((answer.tasks.len(), answer.outcome), (0, Outcome::HeaderOnly));
+}
+
+#[test]
+fn a_worker_tells_what_it_works_on() {
+    let blocked = bytes!("mutex-deadlock-all-keys-6.1", "sysrq-blocked-tasks");
+    let answer = Answer::read(BLOCKED, blocked);
+    assert_eq!(answer.tasks[0].comm, "kworker/u4:0");
+    assert_eq!(answer.tasks[0].work.as_deref(), Some("events_unbound flush_to_ldisc"));
+    assert_eq!(answer.tasks[0].flags, 0x4000);
+    assert!(answer.tasks.iter().all(|task| !task.torn));
+}
+
+#[test]
+fn a_dump_that_was_cut_or_disturbed_says_so() {
+    let dump = bytes!("mutex-deadlock-6.12", "sysrq-blocked-tasks");
+    let torn = |bytes: &[u8]| {
+        let tasks = Answer::read(BLOCKED, bytes).tasks;
+        tasks.iter().filter(|task| task.torn).map(|task| task.pid).collect::<Vec<_>>()
+    };
+    assert_eq!(torn(dump), [] as [u32; 0]);
+    assert_eq!(torn(&dump[..dump.len() - 400]), [265]);
+    let text = String::from_utf8_lossy(dump);
+    let disturbed =
+        text.replacen("n_tty_write", "n_tty\n[   38.390691] usb 1-1: new device\n_write", 1);
+    assert_eq!(torn(disturbed.as_bytes()), [176]);
+    // What stands behind the other message still belongs to the task.
+    let tasks = Answer::read(BLOCKED, disturbed.as_bytes()).tasks;
+    assert!(calls(&tasks[0].trace).contains(&"ksys_write"));
+}
+
+#[test]
+fn dumps_that_several_print_at_once_are_told_apart() {
+    let cpu = |cpu: u32, function: &str| {
+        let head = format!(
+            "NMI backtrace for cpu {cpu}\nCPU: {cpu} PID: {cpu} Comm: c{cpu} Not tainted 6.1 #1\n"
+        );
+        let rest = format!(
+            "RIP: 0010:{function}+0x1/0x2\nCall Trace:\n <TASK>\n by_{function}+0x1/0x2\n </TASK>\n"
+        );
+        (head + &rest)
+            .lines()
+            .map(|line| format!("[    1.000000][    C{cpu}] {line}\n"))
+            .collect::<Vec<_>>()
+    };
+    let mixed: String =
+        cpu(1, "one").into_iter().zip(cpu(2, "two")).flat_map(|(a, b)| [a, b]).collect();
+    let dump = format!("[    1.000000][  T1] sysrq: Show backtrace of all active CPUs\n{mixed}");
+    let cpus = Answer::read(CPUS, dump.as_bytes()).cpus;
+    let seen: Vec<_> =
+        cpus.iter().map(|it| (it.cpu, it.who.comm.as_str(), calls(&it.trace))).collect();
+    assert_eq!(seen, [(1, "c1", vec!["one", "by_one"]), (2, "c2", vec!["two", "by_two"])]);
+}
+
+#[test]
+fn a_machine_without_nmi_answers_by_cpu() {
+    let dump = b"sysrq: Show backtrace of all active CPUs\nsysrq: CPU1:\nCall trace:\n spin+0x1/0x8\n kthread+0x1/0x2\n\
+        sysrq: CPU3:\nCall trace:\n cpuidle_enter_state+0x1/0x8\n";
+    let cpus = Answer::read(CPUS, dump).cpus;
+    let seen: Vec<_> = cpus.iter().map(|it| (it.cpu, it.idle, calls(&it.trace)[0])).collect();
+    assert_eq!(seen, [(1, false, "spin"), (3, true, "cpuidle_enter_state")]);
+}
+
+#[test]
+fn a_stuck_cpu_shows_its_registers() {
+    let cpus =
+        Answer::read(CPUS, bytes!("irq-off-all-keys-6.12", "sysrq-backtrace-all-active-cpus")).cpus;
+    let [busy, stuck] = cpus.as_slice() else { panic!("{cpus:?}") };
+    assert_eq!(
+        (busy.cpu, calls(&busy.trace)[..2].to_vec()),
+        (1, vec!["iov_iter_init", "seq_read"])
+    );
+    assert_eq!((stuck.cpu, stuck.trace.interrupts_on()), (0, Some(false)));
+    assert_eq!(stuck.trace.registers.get("RSI"), Some(0x246));
+    assert_eq!(stuck.trace.registers.get("CR3"), Some(0x1682_2000));
+
+    let alone = Answer::read("registers", bytes!("irq-off-all-keys-6.12", "sysrq-registers")).cpus;
+    assert_eq!((alone.len(), alone[0].cpu, alone[0].idle), (1, 1, true));
+}
+
+#[test]
+fn the_scheduler_tells_who_has_a_cpu() {
+    let states = bytes!("irq-off-all-keys-6.12", "sysrq-task-states");
+    let answer = Answer::read("task-states", states);
+    let sched = answer.sched.unwrap();
+    let [stuck, other] = sched.cpus.as_slice() else { panic!("{sched:?}") };
+    assert_eq!((stuck.cpu, stuck.current_pid, stuck.running), (0, Some(259), Some(2)));
+    assert_eq!((stuck.switches, stuck.clock_us), (Some(1535), Some(33_733_614)));
+    let runnable: Vec<_> =
+        stuck.runnable.iter().map(|it| (it.comm.as_str(), it.pid, it.current)).collect();
+    assert_eq!(runnable, [("kworker/0:1", 10, false), ("lab_irq_off", 259, true)]);
+    assert!(other.runnable.is_empty() && !other.rt_throttled && !other.cfs_throttled);
+
+    let states = bytes!("mutex-deadlock-all-keys-6.1", "sysrq-task-states");
+    let sched = Answer::read("task-states", states).sched.unwrap();
+    let work = Work {
+        queue: "events_unbound".into(),
+        pid: 9,
+        function: "flush_to_ldisc flush_to_ldisc".into(),
+    };
+    assert_eq!((sched.work, sched.hung_s), (vec![work], Some(0)));
+}
+
+#[test]
+fn a_stuck_cpu_owes_its_timers() {
+    let timers = |bytes| Answer::read("timers", bytes).timers.unwrap();
+    let stuck = timers(bytes!("irq-off-all-keys-6.12", "sysrq-timers"));
+    assert_eq!((stuck.overdue_ms(0), stuck.overdue_ms(1)), (Some(12_221), None));
+    assert_eq!(stuck.cpus[0].timers[0].function, "tick_nohz_handler");
+    assert_eq!(stuck.cpus[0].timers[0].left_ns, -12_221_546_789);
+    assert_eq!((stuck.cpus[0].timers.len(), stuck.cpus[1].timers.len()), (3, 4));
+    let idle = timers(bytes!("mutex-deadlock-all-keys-6.1", "sysrq-timers"));
+    assert_eq!((idle.overdue_ms(0), idle.overdue_ms(1), idle.overdue_ms(2)), (None, None, None));
+    assert_eq!(idle.cpus[1].timers[1].function, "watchdog_timer_fn");
+    assert_eq!(idle.cpus[1].tick_stopped, Some(true));
+}
+
+#[test]
+fn the_last_events_of_a_stuck_cpu_are_kept() {
+    let dump = bytes!("irq-off-all-keys-6.12", "sysrq-dump-ftrace-buffer");
+    let ftrace = Answer::read("dump-ftrace-buffer", dump).ftrace.unwrap();
+    let stuck = &ftrace.cpus[&0];
+    assert_eq!(stuck.lost, 825_775);
+    let last = stuck.last.back().unwrap();
+    assert_eq!((last.pid, last.call()), (259, Some(("lab_spin_forever", "lab_irq_off"))));
+    assert_eq!((last.time_us, ftrace.last_us), (Some(20_276_003), Some(28_185_759)));
+}
+
+#[test]
+fn a_kernel_without_an_action_lists_those_that_it_has() {
+    let answer = Answer::read("locks", bytes!("irq-off-all-keys-6.12", "sysrq-locks"));
+    assert_eq!(answer.outcome, Outcome::NotBuiltIn);
+    assert_eq!(
+        Shape::of(bytes!("irq-off-all-keys-6.12", "sysrq-locks"), Action::Locks),
+        Shape::Complete
+    );
+}
+
+#[test]
+fn a_quiet_console_is_known_by_headers_alone() {
+    let mut answers = Answers::default();
+    answers.read(BLOCKED, b"sysrq: Show Blocked State\n");
+    assert!(!answers.is_quiet() && !answers.lists_tasks());
+    answers.read(
+        "dump-ftrace-buffer",
+        b"sysrq: Dump ftrace buffer\nDumping ftrace buffer:\n   (ftrace buffer empty)\n",
+    );
+    assert!(!answers.lists_tasks(), "that is printed at any log level");
+    answers.read("memory-usage", b"sysrq: Show Memory\n");
+    assert!(answers.is_quiet() && !answers.lists_tasks());
+}
+
+#[test]
+fn the_next_key_ends_a_dump() {
+    let blocked = bytes!("mutex-deadlock-6.12", "sysrq-blocked-tasks");
+    let next = b"[   39.000000] sysrq: HELP : loglevel(0-9) reboot(b)\n";
+    let mut listener = Listener::new(Action::BlockedTasks);
+    assert_eq!((listener.hear(blocked), listener.helped()), (Shape::Growing, false));
+    assert_eq!(listener.hear(&next[..next.len() - 1]), Shape::Growing);
+    assert_eq!((listener.hear(b"\n"), listener.helped()), (Shape::Complete, true));
+    // Nothing of what follows is taken for the dump.
+    let both = [blocked, next, b"task:late state:D stack:0 pid:7 ppid:2 flags:0x0\n"].concat();
+    assert_eq!(Answer::read(BLOCKED, &both), Answer::read(BLOCKED, blocked));
 }
 
 #[test]
@@ -152,9 +328,38 @@ fn shapes_grow() {
     let memory = bytes!("mutex-deadlock-6.12", "sysrq-memory-usage");
     assert_eq!(shape(memory, Action::MemoryUsage), Shape::Complete);
     assert_eq!(shape(&memory[..memory.len() - 9], Action::MemoryUsage), Shape::Growing);
+    let ftrace = bytes!("irq-off-all-keys-6.12", "sysrq-dump-ftrace-buffer");
+    assert_eq!(shape(ftrace, Action::DumpFtraceBuffer), Shape::Complete);
+    assert_eq!(shape(&ftrace[..ftrace.len() - 40], Action::DumpFtraceBuffer), Shape::Growing);
+    let empty = b"sysrq: Dump ftrace buffer\nDumping ftrace buffer:\n   (ftrace buffer empty)\n";
+    assert_eq!(shape(empty, Action::DumpFtraceBuffer), Shape::Complete);
     let blocked = bytes!("mutex-deadlock-6.12", "sysrq-blocked-tasks");
     assert_eq!(shape(blocked, Action::BlockedTasks), Shape::Growing);
     let refused = bytes!("refused-6.12", "sysrq-blocked-tasks");
     assert_eq!(shape(refused, Action::BlockedTasks), Shape::Complete);
     assert_eq!(shape(&refused[..20], Action::BlockedTasks), Shape::Nothing);
+}
+
+proptest! {
+    /// However an answer comes in pieces, the same is heard, and no byte is looked at twice.
+    #[test]
+    fn a_listener_does_not_mind_pieces(
+        cuts in prop::collection::vec(0_usize..12_000, 0..40),
+        action in prop::sample::select(Action::ALL.to_vec()),
+    ) {
+        let left = bytes!("refused-6.12", "sysrq-blocked-tasks");
+        let cpus = bytes!("irq-off-all-keys-6.12", "sysrq-backtrace-all-active-cpus");
+        let memory = bytes!("mutex-deadlock-6.12", "sysrq-memory-usage");
+        let ftrace = &bytes!("irq-off-all-keys-6.12", "sysrq-dump-ftrace-buffer")[..3_000];
+        let all = [left, cpus, memory, ftrace].concat();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(all.len())).collect();
+        cuts.sort_unstable();
+        let mut listener = Listener::new(action);
+        let mut from = 0;
+        for cut in cuts {
+            prop_assert_eq!(listener.hear(&all[from..cut]), Shape::of(&all[..cut], action));
+            from = cut;
+        }
+        prop_assert_eq!(listener.hear(&all[from..]), Shape::of(&all, action));
+    }
 }
