@@ -12,7 +12,9 @@
 //! it, and keeps silent when this is not what happened.
 
 mod cpu;
+mod deadlock;
 mod functions;
+mod holders;
 mod life;
 mod log;
 mod say;
@@ -20,6 +22,7 @@ mod signature;
 mod task;
 mod userspace;
 mod vmm;
+mod waiter;
 
 use crate::base::rung::Answer;
 use crate::evidence::Evidence;
@@ -63,6 +66,8 @@ pub enum Class {
     HardLockup,
     /// A CPU spins in the kernel with interrupts on.
     SoftLockup,
+    /// Tasks wait for each other's locks.
+    Deadlock,
     /// Tasks wait for what never comes.
     HungTask,
     /// The kernel lives, but no process answers.
@@ -97,7 +102,7 @@ pub enum Confidence {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::VmmGone,
         Self::VmmStopped,
         Self::Paused,
@@ -105,6 +110,7 @@ impl Class {
         Self::Oops,
         Self::HardLockup,
         Self::SoftLockup,
+        Self::Deadlock,
         Self::HungTask,
         Self::UserspaceDead,
         Self::Silent,
@@ -121,6 +127,7 @@ impl Class {
             Self::Oops => "oops",
             Self::HardLockup => "hard-lockup",
             Self::SoftLockup => "soft-lockup",
+            Self::Deadlock => "deadlock",
             Self::HungTask => "hung-task",
             Self::UserspaceDead => "userspace-dead",
             Self::Silent => "silent",
@@ -168,7 +175,7 @@ impl fmt::Display for Confidence {
 
 /// Who judges, in order; the first that finds something is believed, unless it is a mere guess and
 /// a later one knows better.
-const JUDGES: [fn(&Evidence) -> Option<Finding>; 11] = [
+const JUDGES: [fn(&Evidence) -> Option<Finding>; 12] = [
     // A guest cannot live without its hypervisor, so whatever else was seen follows from it.
     vmm::gone,
     vmm::stopped,
@@ -181,6 +188,8 @@ const JUDGES: [fn(&Evidence) -> Option<Finding>; 11] = [
     cpu::soft_lockup,
     // A task that died in the kernel took its locks with it: who waits for them is a victim.
     log::oops,
+    // Those of a ring block each other and everybody else.
+    deadlock::deadlock,
     task::hung,
     // Nothing is wrong with the kernel.
     userspace::dead,

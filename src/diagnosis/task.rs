@@ -1,39 +1,26 @@
 //! Tasks that wait for what never comes.
 //!
-//! Stacks tell who waits and in which function, but not who holds what is waited for. So the
-//! blocker is guessed by who he is: a module or a kernel thread blocks more often than a process
-//! that only wants to write, and who waits in a function of his own more often than one of a queue.
-//! What is a guess is said to be one. Where a disk or a frozen file system keeps tasks waiting, it
+//! Where it can be concluded who holds what others wait for, and he waits himself, he is the blocker.
+//! Else the blocker is guessed by who he is: a module or a kernel thread blocks more often than a
+//! process that only wants to write, and who waits in a function of his own more often than one of a
+//! queue. What is a guess is said to be one. Where a disk or a frozen file system keeps tasks waiting, it
 //! is the subject, and not the function in which a task happened to touch it.
 
-use super::functions::{Wait, waiting};
-use super::say::{place, places, quoted};
+use super::functions::Wait;
+use super::say::{places, quoted};
+use super::waiter::{self, Waiter};
 use super::{Blame, Class, Confidence, Finding, signature};
 use crate::evidence::Evidence;
-use crate::evidence::kernel_log::{Report, ReportKind};
-use crate::evidence::sysrq::Task;
-use crate::evidence::trace::{Frame, Trace};
+use crate::evidence::trace::Frame;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Facts about single tasks; the others are counted.
 const FACTS: usize = 8;
 
-/// A task that waits.
-struct Waiter<'a> {
-    comm: &'a str,
-    pid: u32,
-    is_kernel: bool,
-    wait: Wait,
-    /// From the function that chose to wait, outward.
-    calls: Vec<&'a Frame>,
-    seconds: Option<u64>,
-    owner: Option<&'a (String, u32)>,
-}
-
 /// Tasks wait without taking signals, and do not come back.
 pub(super) fn hung(evidence: &Evidence) -> Option<Finding> {
-    let waiters = waiters(evidence);
+    let waiters = waiter::all(evidence);
     let suspects = suspects(&waiters);
     let first = suspects.first()?;
     let mut finding = Finding::new(Class::HungTask, blame(first), confidence(evidence, first));
@@ -46,60 +33,15 @@ pub(super) fn hung(evidence: &Evidence) -> Option<Finding> {
     }
     let suspected: BTreeSet<u32> = suspects.iter().map(|suspect| suspect.pid).collect();
     let victims = waiters.iter().filter(|waiter| !suspected.contains(&waiter.pid));
-    finding.facts_for.extend(suspects.iter().copied().map(fact).take(FACTS));
-    finding.facts_for.extend(victims.map(fact).take(FACTS));
+    finding.facts_for.extend(suspects.iter().map(|suspect| suspect.said()).take(FACTS));
+    finding.facts_for.extend(victims.map(|victim| victim.said()).take(FACTS));
     finding.facts_against = unknown(&suspects);
     Some(finding)
 }
 
-/// Who waits now, by SysRq where it answered, else by the last reports on the console.
-fn waiters(evidence: &Evidence) -> Vec<Waiter<'_>> {
-    let reports: BTreeMap<u32, &Report> = evidence
-        .console
-        .all(ReportKind::HungTask)
-        .filter_map(|report| Some((report.who.pid?, report)))
-        .collect();
-    let mut waiters: Vec<Waiter<'_>> = evidence.sysrq.blocked().into_iter().map(of_task).collect();
-    for waiter in &mut waiters {
-        if let Some(report) = reports.get(&waiter.pid) {
-            waiter.seconds = report.seconds;
-            waiter.owner = report.owner.as_ref();
-        }
-    }
-    // A report is of the past: a task that SysRq does not show as blocked has come back.
-    if !evidence.sysrq.lists_tasks() {
-        waiters.extend(reports.values().map(|report| of_report(report)));
-    }
-    waiters.retain(|waiter| waiter.wait != Wait::Time);
-    waiters
-}
-
-fn of_task(task: &Task) -> Waiter<'_> {
-    let (wait, calls) = waiting_for(&task.trace);
-    let is_kernel = task.is_kernel();
-    Waiter { comm: &task.comm, pid: task.pid, is_kernel, wait, calls, seconds: None, owner: None }
-}
-
-fn of_report(report: &Report) -> Waiter<'_> {
-    let (wait, calls) = waiting_for(&report.trace);
-    Waiter {
-        comm: &report.who.comm,
-        pid: report.who.pid.unwrap_or_default(),
-        is_kernel: report.trace.calls().iter().any(|frame| frame.name() == "kthread"),
-        wait,
-        calls,
-        seconds: report.seconds,
-        owner: report.owner.as_ref(),
-    }
-}
-
-fn waiting_for(trace: &Trace) -> (Wait, Vec<&Frame>) {
-    waiting(&trace.calls())
-}
-
 /// The waiters that most likely block the others, the likeliest first.
 fn suspects<'a, 'b>(waiters: &'a [Waiter<'b>]) -> Vec<&'a Waiter<'b>> {
-    let owners: BTreeSet<u32> = waiters.iter().filter_map(|waiter| Some(waiter.owner?.1)).collect();
+    let owners: BTreeSet<u32> = waiters.iter().filter_map(|waiter| waiter.holders.only()).collect();
     let mut crowds: BTreeMap<&str, usize> = BTreeMap::new();
     for frame in waiters.iter().filter_map(|waiter| waiter.calls.first()) {
         *crowds.entry(frame.name()).or_default() += 1;
@@ -161,24 +103,6 @@ fn title(suspects: &[&Waiter<'_>], others: usize) -> String {
     format!("{who}{within}{behind}")
 }
 
-fn fact(waiter: &Waiter<'_>) -> String {
-    let within = waiter.calls.first().map(|frame| format!(" in {}", place(frame)));
-    let long = waiter.seconds.map(|seconds| format!(", for more than {seconds} s"));
-    let owner = waiter.owner.map(|(comm, pid)| {
-        format!("; the kernel says that {} ({pid}) likely holds it", quoted(comm))
-    });
-    format!(
-        "{} {} ({}) waits for {}{}{}{}",
-        if waiter.is_kernel { "kernel task" } else { "process" },
-        quoted(waiter.comm),
-        waiter.pid,
-        waiter.wait.words(),
-        within.unwrap_or_default(),
-        long.unwrap_or_default(),
-        owner.unwrap_or_default(),
-    )
-}
-
 fn blame(first: &Waiter<'_>) -> Blame {
     // A disk that does not answer may be the host's fault, and who freezes may be a backup.
     if resource(first.wait).is_some() { Blame::Unknown } else { Blame::GuestKernel }
@@ -197,7 +121,7 @@ fn confidence(evidence: &Evidence, first: &Waiter<'_>) -> Confidence {
 fn unknown(suspects: &[&Waiter<'_>]) -> Vec<String> {
     let mut facts = Vec::new();
     let locks = suspects.iter().any(|suspect| suspect.wait.is_lock());
-    if locks && suspects.iter().all(|suspect| suspect.owner.is_none()) {
+    if locks && suspects.iter().all(|suspect| suspect.holders.is_empty()) {
         facts.push("Not known: who holds the locks; stacks show only who waits".to_owned());
     }
     match suspects.first().map(|first| first.wait) {

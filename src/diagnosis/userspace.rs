@@ -36,6 +36,8 @@ fn without_cause(evidence: &Evidence, finding: &mut Finding) {
     let mut unknown = "Not known: whether processes hang in the kernel".to_owned();
     if evidence.sysrq.answers.iter().any(|answer| answer.outcome == Outcome::Refused) {
         unknown.push_str("; the guest's SysRq mask forbids to ask");
+    } else if evidence.sysrq.is_quiet() {
+        unknown.push_str("; the guest's log level keeps the answers off the console");
     }
     finding.facts_against.push(unknown);
 }
@@ -77,6 +79,9 @@ fn account(memory: &Memory, finding: &mut Finding) {
     let mib = |kb: u64| kb / 1024;
     let Some((free, total)) = memory.free_kb.zip(memory.total_kb) else { return };
     finding.facts_for.push(format!("{} MiB of {} MiB are free", mib(free), mib(total)));
+    if memory.is_short() {
+        finding.facts_for.push("no more is left than the kernel's own reserve".to_owned());
+    }
     let Some(anon) = memory.anon_kb else { return };
     let mut held = format!("processes hold {} MiB", mib(anon));
     if let Some(slab) = memory.slab_kb {

@@ -49,6 +49,8 @@ pub enum Caller {
 pub fn lines(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
     let mut start = 0;
     bytes.split_inclusive(|&byte| byte == b'\n').filter_map(move |raw| {
+        #[cfg(test)]
+        work::count(raw.len());
         let span = start..start + raw.len();
         start = span.end;
         let text = clean(raw.get(..LINE_BYTES).unwrap_or(raw));
@@ -169,6 +171,25 @@ fn after_level(text: &str) -> usize {
     match text.as_bytes() {
         [b'<', b'0'..=b'7', b'>', ..] => 3,
         _ => 0,
+    }
+}
+
+/// Counts the bytes that were read as lines, so that tests can tell one pass from two.
+#[cfg(test)]
+pub(crate) mod work {
+    use std::cell::Cell;
+
+    thread_local!(static BYTES: Cell<usize> = const { Cell::new(0) });
+
+    pub(super) fn count(bytes: usize) {
+        BYTES.set(BYTES.get() + bytes);
+    }
+
+    /// How many bytes are read as lines in here.
+    pub(crate) fn of(work: impl FnOnce()) -> usize {
+        let before = BYTES.get();
+        work();
+        BYTES.get() - before
     }
 }
 

@@ -3,6 +3,7 @@
 //! The hypervisor shows registers, but not functions: the guest's kernel lies at a random address.
 //! Functions come from the guest's own backtraces, where it printed any.
 
+mod dumps;
 mod spin;
 
 use super::functions::{is_delay, is_helper, is_spin_lock, waits_for_cpu};
@@ -119,6 +120,8 @@ fn lockup(evidence: &Evidence, class: Class, spins: &[Spin<'_>]) -> Option<Findi
     finding.facts_for.extend(spins.iter().flat_map(|spin| spin.facts.clone()).take(16));
     finding.facts_for.extend(who_runs(first));
     finding.facts_for.extend(called_from(&calls));
+    finding.facts_for.extend(dumps::has_cpu(evidence, first.cpu));
+    finding.facts_for.extend(dumps::recorded(evidence, first.cpu));
     finding.facts_for.extend(consequences(evidence, class));
     if calls.is_empty() {
         finding

@@ -1,6 +1,7 @@
 //! Which CPUs spin, by registers, by time on the host, and by the kernel's own backtraces.
 
 use super::super::functions::is_entry;
+use super::dumps;
 use super::life::vcpus;
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::{Report, ReportKind};
@@ -41,6 +42,7 @@ fn spins(evidence: &Evidence, interrupts_on: bool) -> Vec<Spin<'_>> {
     let mut indices: Vec<u32> = vcpus(evidence).iter().map(|cpu| cpu.index).collect();
     indices.extend(evidence.sysrq.cpus().iter().map(|backtrace| backtrace.cpu));
     indices.extend(evidence.console.reports.iter().filter_map(|report| report.who.cpu));
+    indices.extend(dumps::owing(evidence));
     indices.sort_unstable();
     indices.dedup();
     indices.into_iter().filter_map(|cpu| spin(evidence, cpu, interrupts_on)).collect()
@@ -63,6 +65,7 @@ fn spin(evidence: &Evidence, index: u32, interrupts_on: bool) -> Option<Spin<'_>
     let mut facts: Vec<String> = Vec::new();
     facts.extend(vcpu.map(|cpu| by_registers(evidence, cpu, interrupts_on)));
     facts.extend(report.map(|report| by_report(report, index)));
+    facts.extend(dumps::owes_timers(evidence, index).filter(|_| !interrupts_on));
     // One look at a CPU that happens to run proves nothing.
     if facts.is_empty() {
         return None;

@@ -106,12 +106,13 @@ fn rcu_stall(text: &str, line: &Line<'_>) -> Option<Report> {
     Some(report)
 }
 
-/// `INFO: task sh:77 blocked for more than 120 seconds.`
+/// `INFO: task sh:77 blocked for more than 120 seconds.`, since 6.18 with `in I/O wait` in its midst
 fn hung_task(text: &str, line: &Line<'_>) -> Option<Report> {
     let rest = text.strip_prefix("INFO: task ")?;
     let split = |by| rest.split_once(by);
-    let (task, time) =
-        split(" blocked for more than ").or_else(|| split(" can't die for more than "))?;
+    let (task, time) = split(" blocked for more than ")
+        .or_else(|| split(" blocked in I/O wait for more than "))
+        .or_else(|| split(" can't die for more than "))?;
     let (name, pid) = comm_and_pid(task)?;
     let mut report = Report::new(ReportKind::HungTask, text.trim_start_matches("INFO: "), line);
     report.name_task(&name, Some(pid));

@@ -16,7 +16,9 @@ mod report;
 
 pub use report::{Report, ReportKind};
 
+use super::ftrace::{self, Ftrace};
 use super::line::{Line, lines};
+use super::locks::{self, Holder};
 use super::who::is_release;
 
 /// Of a crash loop the first reports and the last are kept, so many of each.
@@ -38,6 +40,10 @@ pub struct KernelLog {
     pub reports_left_out: u64,
     /// The last time stamp of the kernel, in microseconds after boot.
     pub last_us: Option<u64>,
+    /// Who holds which locks, as the kernel printed it last.
+    pub locks: Vec<Holder>,
+    /// What a kernel that died had recorded before.
+    pub ftrace: Option<Ftrace>,
 }
 
 impl KernelLog {
@@ -68,6 +74,8 @@ struct Reader {
     log: KernelLog,
     open: Option<Report>,
     strange: u32,
+    locks: locks::Reader,
+    ftrace: ftrace::Reader,
 }
 
 impl Reader {
@@ -80,12 +88,15 @@ impl Reader {
         } else if line.text.starts_with("sysrq: ") || line.text.starts_with("SysRq : ") {
             self.close();
         } else {
+            self.locks.take(line);
+            self.ftrace.take(line);
             self.go_on(line);
         }
     }
 
     fn boot(&mut self, release: Option<String>) {
         self.open = None;
+        (self.locks, self.ftrace) = Default::default();
         self.log =
             KernelLog { boots: self.log.boots.saturating_add(1), release, ..KernelLog::default() };
     }
@@ -128,6 +139,8 @@ impl Reader {
 
     fn finish(mut self) -> KernelLog {
         self.close();
+        self.log.locks = self.locks.finish();
+        self.log.ftrace = self.ftrace.finish();
         self.log
     }
 }

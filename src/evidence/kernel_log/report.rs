@@ -103,11 +103,17 @@ impl Report {
         }
     }
 
-    /// `INFO: task a:1 is blocked on a mutex likely owned by task b:2.`
+    /// `INFO: task a:1 is blocked on a mutex likely owned by task b:2.`,
+    /// `INFO: task a:1 blocked on a semaphore likely last held by task b:2`,
+    /// `INFO: task a:1 <reader> blocked on an rw-semaphore likely owned by task b:2 <writer>`
     fn take_owner(&mut self, text: &str) -> bool {
-        let after = || text.strip_prefix("INFO: task ")?.split_once(" likely owned by task ");
-        let Some((_, owner)) = after() else { return false };
-        self.owner = comm_and_pid(owner.trim_end_matches(['.', ' ']));
+        let Some(rest) = text.strip_prefix("INFO: task ") else { return false };
+        let by = |words| rest.split_once(words);
+        let owner = by(" likely owned by task ").or_else(|| by(" likely last held by task "));
+        let Some((_, owner)) = owner else { return false };
+        let owner = owner.trim_end();
+        let owner = owner.trim_end_matches(" <reader>").trim_end_matches(" <writer>");
+        self.owner = comm_and_pid(owner.trim_end_matches('.'));
         true
     }
 

@@ -88,7 +88,9 @@ impl Listener {
             self.line.extend(part.iter().take(room));
             if part.ends_with(b"\n") {
                 let mut whole = std::mem::take(&mut self.line);
-                whole.push(b'\n');
+                if !whole.ends_with(b"\n") {
+                    whole.push(b'\n');
+                }
                 messages(&whole).for_each(|line| self.take(&line));
                 whole.clear();
                 self.line = whole;

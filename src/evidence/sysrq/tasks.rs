@@ -15,6 +15,10 @@ use std::collections::BTreeMap;
 /// More do not fit into a step's bytes.
 const TASKS_KEPT: usize = 8192;
 
+/// All tasks together; a guest of 1000 tasks has some 20,000. Of those that come later only the headline is
+/// kept.
+const FRAMES_KEPT: usize = 65_536;
+
 /// What is kept of the words of what a worker does.
 const WORK_CHARS: usize = 128;
 
@@ -58,6 +62,7 @@ pub(super) struct Tasks {
 #[derive(Default)]
 pub(super) struct Reader {
     tasks: Vec<Task>,
+    frames: usize,
     /// The task that each caller is printing: dumps of several may be mixed.
     open: BTreeMap<Option<Caller>, usize>,
     part: Part,
@@ -127,8 +132,12 @@ impl Reader {
         let task = &mut self.tasks[*at];
         if let Some(work) = text.strip_prefix("Workqueue: ") {
             task.work = Some(work.trim().chars().take(WORK_CHARS).collect());
+        } else if self.frames >= FRAMES_KEPT {
+            task.torn = true;
         } else if Trace::knows(text) {
+            let before = task.trace.frames.len();
             task.trace.take(text);
+            self.frames += task.trace.frames.len().saturating_sub(before);
         } else if task.trace.is_open() && !text.trim().is_empty() {
             task.torn = true;
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::evidence::recorded::bytes;
+use crate::evidence::trace::Frame;
 use proptest::prelude::*;
 
 const BLOCKED: &str = "blocked-tasks";
@@ -338,6 +339,57 @@ fn shapes_grow() {
     let refused = bytes!("refused-6.12", "sysrq-blocked-tasks");
     assert_eq!(shape(refused, Action::BlockedTasks), Shape::Complete);
     assert_eq!(shape(&refused[..20], Action::BlockedTasks), Shape::Nothing);
+}
+
+/// Ten megabytes of what a guest may print to make us keep or do the most.
+fn hostile() -> Vec<u8> {
+    let name = "f".repeat(120);
+    let mut text = String::from("sysrq: Show State\n");
+    let mut n = 0_u32;
+    while text.len() < 10_000_000 {
+        n += 1;
+        let mut say = |line: &str| text.push_str(&format!("[    1.000000][ T{n}] {line}\n"));
+        say(&format!("task:{name} state:D stack:0 pid:{n} ppid:{n} flags:0x0"));
+        say(&format!("Workqueue: {name}"));
+        say("Call Trace:");
+        let (frame, times) = match n {
+            ..1100 => (" a+0x0/0x0".to_owned(), 70),
+            1100.. => (format!(" {name}+0x0/0x0 [{name}]"), 1),
+        };
+        (0..times).for_each(|_| say(&frame));
+        say("[[[[[ [    1.000000[[[ [    1.000000]");
+    }
+    text.into_bytes()
+}
+
+fn weight(task: &Task) -> usize {
+    let frame = |frame: &Frame| frame.function.len() + frame.module.as_ref().map_or(0, String::len);
+    let frames: usize = task.trace.frames.iter().map(frame).sum();
+    task.comm.len() + task.work.as_ref().map_or(0, String::len) + frames
+}
+
+#[test]
+fn a_hostile_dump_is_read_once_and_little_of_it_is_kept() {
+    let hostile = hostile();
+    let mut tasks = Vec::new();
+    let work =
+        crate::evidence::line::work::of(|| tasks = Answer::read("task-states", &hostile).tasks);
+    assert_eq!(work, hostile.len());
+    assert_eq!(tasks.len(), 8192);
+    assert_eq!(tasks.iter().map(|task| task.trace.frames.len()).sum::<usize>(), 65_536);
+    assert!(tasks.iter().map(weight).sum::<usize>() <= 8192 * 192 + 65_536 * 256);
+}
+
+#[test]
+fn a_listener_looks_at_every_byte_once() {
+    let dump = bytes!("mutex-deadlock-all-keys-6.12", "sysrq-task-states");
+    let mut listener = Listener::new(Action::TaskStates);
+    let work = crate::evidence::line::work::of(|| {
+        for piece in dump.chunks(7) {
+            assert_ne!(listener.hear(piece), Shape::Complete);
+        }
+    });
+    assert_eq!(work, dump.len());
 }
 
 proptest! {
