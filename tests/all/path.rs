@@ -25,7 +25,7 @@ fn incident_of(guest: &Guest, fault: &str) -> (String, serde_json::Value) {
 fn a_deadlock_is_named() {
     let guest = Guest::up("deadlock", &["--sysrq", "all"]);
     let (shown, incident) = incident_of(&guest, "mutex-deadlock");
-    assert_eq!(incident["diagnosis"]["class"], "hung-task", "{shown}");
+    assert_eq!(incident["diagnosis"]["class"], "deadlock", "{shown}");
     assert!(shown.contains("lab_order_ab") && shown.contains("lab_order_ba"), "{shown}");
 }
 

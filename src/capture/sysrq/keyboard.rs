@@ -8,7 +8,7 @@ use crate::base::limits;
 use crate::base::step::Action;
 use crate::capture::Target;
 use crate::evidence::report::Outcome;
-use crate::evidence::sysrq::Shape;
+use crate::evidence::sysrq::{Listener, Shape};
 use crate::hypervisor::chardev::ConsoleDevice;
 use crate::hypervisor::qmp::Monitor;
 use crate::transport::console::{self, Console, Error};
@@ -21,8 +21,11 @@ use tokio::time::Instant;
 /// A kernel that answers does so within 20 ms; software emulation and a busy host need more.
 const FIRST_WORD: Duration = Duration::from_millis(1500);
 
-/// Between two lines of a dump. A backtrace of a CPU that takes no interrupts stops for longer.
+/// Between two lines of a dump, and before the answer to the next key.
 const QUIET: Duration = Duration::from_millis(900);
+
+/// The kernel waits for the backtraces of others for 10 s, and for a CPU that takes none all of them.
+const BACKTRACES: Duration = Duration::from_secs(11);
 
 /// Short enough not to wait long after the last line, long enough not to look at every line.
 const GLANCE: Duration = Duration::from_millis(60);
@@ -97,21 +100,31 @@ impl Keyboard {
         Ok(())
     }
 
-    /// Presses the key of an action and listens for as long as its answer grows.
+    /// Presses the key of an action and listens to its answer. Where a pause does not tell whether it
+    /// is the end, the key that does nothing is pressed: the kernel answers one after the other.
     pub(super) async fn ask(&mut self, route: Route, action: Action) -> Result<Vec<u8>, Error> {
         self.strike(route, action.key()).await?;
-        let begun = Instant::now();
-        let mut last = begun;
+        let mut listener = Listener::new(action);
+        let mut last = Instant::now();
         let mut heard = Vec::new();
+        let mut asked_next = false;
         loop {
-            let now = Instant::now();
-            if self.console.listen_until_quiet(&mut heard, GLANCE, now + QUIET).await? {
+            let before = heard.len();
+            let deadline = Instant::now() + QUIET;
+            if self.console.listen_until_quiet(&mut heard, GLANCE, deadline).await? {
                 last = Instant::now();
             }
-            let patience = match Shape::of(&heard, action) {
-                Shape::Complete => return Ok(heard),
-                Shape::Nothing => FIRST_WORD,
-                Shape::Growing => QUIET,
+            let shape = listener.hear(&heard[before..]);
+            if shape == Shape::Growing && !asked_next && last.elapsed() >= GLANCE {
+                self.strike(route, HELP).await?;
+                (asked_next, last) = (true, Instant::now());
+            }
+            let patience = match (shape, action) {
+                // The answer to the next key is not left for the next action to hear.
+                (Shape::Complete, _) if !asked_next || listener.helped() => return Ok(heard),
+                (Shape::Nothing, _) => FIRST_WORD,
+                (Shape::Growing, Action::BacktraceAllActiveCpus) => BACKTRACES,
+                (Shape::Growing | Shape::Complete, _) => QUIET,
             };
             if last.elapsed() >= patience || heard.len() >= limits::STEP_BYTES {
                 return Ok(heard);

@@ -65,10 +65,11 @@ fn report(artifact: &Artifact, beginning: &str, subject: &str) -> Option<Excerpt
     Some(cut(artifact, report.get(from..).unwrap_or_default()))
 }
 
-/// Where the task begins whose stack has this function.
-fn task_in(lines: &[String], function: &str) -> Option<usize> {
-    let frame = format!(" {function}+0x");
-    let at = lines.iter().position(|line| !function.is_empty() && line.contains(&frame))?;
+/// Where the task begins whose stack has this function, or one of several: `f+g`.
+fn task_in(lines: &[String], subject: &str) -> Option<usize> {
+    let functions = subject.split('+').filter(|function| !function.is_empty());
+    let frames: Vec<String> = functions.map(|function| format!(" {function}+0x")).collect();
+    let at = lines.iter().position(|line| frames.iter().any(|frame| line.contains(frame)))?;
     lines.get(..at)?.iter().rposition(|line| line.contains("task:"))
 }
 
