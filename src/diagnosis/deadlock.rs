@@ -4,8 +4,9 @@ use super::say::{count, cpus, list, place, places};
 use super::waiter::{self, Waiter, name_all};
 use super::{Blame, Class, Confidence, Finding, signature};
 use crate::evidence::Evidence;
+use crate::evidence::sysrq::Backtrace;
 use crate::evidence::trace::Frame;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Functions in a subject.
 const SUBJECTS: usize = 4;
@@ -30,7 +31,7 @@ pub(super) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     let bystanders: Vec<&Waiter<'_>> = waiters.iter().filter(outside).collect();
     finding.title = title(&ring, &frames, bystanders.len());
     finding.facts_for.extend(ring.iter().map(|waiter| waiter.said()).take(FACTS));
-    finding.facts_for.extend(nobody_runs(evidence));
+    finding.facts_for.extend(nobody_releases(evidence, &ring));
     let said = bystanders.iter().map(|waiter| format!("bystander: {}", waiter.said()));
     finding.facts_for.extend(said.take(FACTS));
     finding.facts_against = unknown(evidence, &ring, &bystanders);
@@ -79,7 +80,7 @@ fn title(ring: &[&Waiter<'_>], frames: &[&Frame], bystanders: usize) -> String {
             format!("; {} wait{} too", count(some, "bystander"), if some == 1 { "s" } else { "" })
         }
     };
-    format!("deadlock: {what}{within}{behind}")
+    format!("{what}{within}{behind}")
 }
 
 /// Locks are held for moments, so that what was seen once and concluded may be over; each sign that
@@ -87,25 +88,37 @@ fn title(ring: &[&Waiter<'_>], frames: &[&Frame], bystanders: usize) -> String {
 fn confidence(evidence: &Evidence, ring: &[&Waiter<'_>]) -> Confidence {
     let told = ring.iter().all(|waiter| waiter.holders.is_told());
     let long = ring.iter().any(|waiter| waiter.seconds.is_some());
-    let cpus = evidence.sysrq.cpus();
-    let rests = !cpus.is_empty() && cpus.iter().all(|cpu| cpu.idle);
+    let rests = nobody_releases(evidence, ring).is_some();
     let signs = [told, long, rests, evidence.sysrq.lists_sleepers()];
     match signs.into_iter().filter(|sign| *sign).count() {
-        0 if !cpus.is_empty() => Confidence::Low,
+        0 if !evidence.sysrq.cpus().is_empty() => Confidence::Low,
         _ if told => Confidence::High,
         0..=2 => Confidence::Medium,
         3.. => Confidence::High,
     }
 }
 
-/// A task that runs could release a lock.
-fn nobody_runs(evidence: &Evidence) -> Option<String> {
+/// A CPU in the kernel could be about to release a lock; of a module's, only one that is inside of it.
+fn nobody_releases(evidence: &Evidence, ring: &[&Waiter<'_>]) -> Option<String> {
     let all = evidence.sysrq.cpus();
-    let idle = !all.is_empty() && all.iter().all(|cpu| cpu.idle);
+    let modules: Option<BTreeSet<&str>> =
+        ring.iter().map(|waiter| waiter.calls.first()?.module.as_deref()).collect();
+    let inside = |frame: &&Frame| {
+        let module = frame.module.as_deref();
+        modules.as_ref().is_none_or(|modules| module.is_some_and(|it| modules.contains(it)))
+    };
+    let may_release =
+        |cpu: &&Backtrace| !cpu.idle && !cpu.in_process() && cpu.trace.calls().iter().any(inside);
+    if all.is_empty() || all.iter().any(may_release) {
+        return None;
+    }
     let indices: Vec<u32> = all.iter().map(|cpu| cpu.cpu).collect();
+    let cpus = cpus(&indices, all.len());
     let verb = if indices.len() == 1 { "is" } else { "are" };
-    idle.then(|| {
-        format!("nobody runs who could release them: {} {verb} idle", cpus(&indices, all.len()))
+    Some(if all.iter().all(|cpu| cpu.idle) {
+        format!("nobody runs who could release them: {cpus} {verb} idle")
+    } else {
+        format!("nobody runs where they could be released: {cpus} {verb} elsewhere")
     })
 }
 

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::base::rung::Rung;
+use crate::base::step::Action;
 use crate::base::time::Timestamp;
 use crate::evidence::host::Host;
 use crate::evidence::kernel_log::KernelLog;
 use crate::evidence::qmp::{Apic, Cpu, Qmp, Registers};
 use crate::evidence::recorded::bytes;
 use crate::evidence::rounds::{Probe, Round, Rounds};
+use crate::evidence::sysrq::header;
 use crate::evidence::{Artifact, Kind};
 use proptest::prelude::*;
 
@@ -252,11 +254,14 @@ fn what_a_guest_chose_is_made_harmless() {
 
 proptest! {
     #[test]
-    fn any_console_is_judged(text in "(BUG: |Oops: |Kernel panic - not syncing: |soft lockup - CPU#1 stuck for 9s! \\[|Call Trace:|\n| a\\+0x1/0x2|INFO: task |:1 blocked for more than |rcu: INFO: rcu detected stalls|CPU: 1 PID: 2 Comm: | Not tainted | #1|\u{202e}|\u{1b}|x|:){0,60}") {
-        let artifacts = [
-            Artifact { kind: Kind::Console, name: String::new(), data: text.clone().into_bytes() },
-            Artifact { kind: Kind::Sysrq, name: "blocked-tasks".to_owned(), data: text.into_bytes() },
-        ];
+    fn any_console_and_any_dump_are_judged(text in "(task:a\u{202e} state:D stack:0 pid:[1-4] ppid:2 flags:0x0\n| __mutex_lock\\+0x1/0x2\n| [fg]\\+0x[1-9]0/0x99 \\[m\\]\n|NMI backtrace for cpu 1\n|now at 9999999999999 nsecs\ncpu: 1\n  .expires_next: 1 nsecs\n|cpu#1\n  .nr_running: 2\n>R         \u{202e}sh     7\n|Dumping ftrace buffer:\n|---------------------------------\n|a-7 1d... 5us : \u{1b}e\n|2 locks held by a/[1-4]:\n #0: 1 \\(x\\)\n|Showing all locks held in the system:\n|BUG: |Oops: |Kernel panic - not syncing: |soft lockup - CPU#1 stuck for 9s! \\[|Call Trace:|\n| a\\+0x1/0x2|INFO: task |:1 blocked for more than |rcu: INFO: rcu detected stalls|CPU: 1 PID: 2 Comm: | Not tainted | #1|\u{202e}|\u{1b}|x|:){0,60}") {
+        let console = Artifact { kind: Kind::Console, name: String::new(), data: text.clone().into_bytes() };
+        let answer = |action: Action| {
+            let dump = format!("sysrq: {}\n{text}", header(action));
+            artifact(&format!("sysrq-{}", action.word()), dump.as_bytes())
+        };
+        let answers = Action::ALL.into_iter().map(answer);
+        let artifacts: Vec<Artifact> = std::iter::once(console).chain(answers).collect();
         let diagnosis = diagnose(&Evidence::read(&artifacts));
         let said = prose(&diagnosis);
         prop_assert!(!said.contains('\u{202e}') && !said.contains('\u{1b}'), "{said}");

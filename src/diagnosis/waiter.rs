@@ -6,7 +6,7 @@ use super::say::{count, list, place, quoted};
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::{Report, ReportKind};
 use crate::evidence::sysrq::Task;
-use crate::evidence::trace::{Frame, Trace};
+use crate::evidence::trace::{Frame, Trace, is_function};
 use std::collections::BTreeMap;
 
 /// A task that waits.
@@ -14,6 +14,8 @@ pub(super) struct Waiter<'a> {
     pub(super) comm: &'a str,
     pub(super) pid: u32,
     pub(super) is_kernel: bool,
+    /// Of a worker of the kernel: what it was asked to do.
+    pub(super) work: Option<&'a str>,
     pub(super) wait: Wait,
     /// From the function that chose to wait, outward.
     pub(super) calls: Vec<&'a Frame>,
@@ -61,6 +63,12 @@ fn of_task(task: &Task) -> Waiter<'_> {
         comm: &task.comm,
         pid: task.pid,
         is_kernel: task.is_kernel(),
+        // Behind the name of its queue.
+        work: task
+            .work
+            .as_deref()
+            .and_then(|work| work.split(' ').nth(1))
+            .filter(|it| is_function(it)),
         wait,
         calls,
         seconds: None,
@@ -75,6 +83,7 @@ fn of_report(report: &Report) -> Waiter<'_> {
         comm: &report.who.comm,
         pid: report.who.pid.unwrap_or_default(),
         is_kernel: report.trace.calls().iter().any(|frame| frame.name() == "kthread"),
+        work: None,
         wait,
         calls,
         seconds: report.seconds,
@@ -104,10 +113,11 @@ impl Waiter<'_> {
         )
     }
 
-    /// `process sh (77)`
-    pub(super) fn named(&self) -> String {
+    /// `process sh (77)`, `kernel task kworker/u4:0 (9), at work on flush_to_ldisc,`
+    fn named(&self) -> String {
         let kind = if self.is_kernel { "kernel task" } else { "process" };
-        format!("{kind} {} ({})", quoted(self.comm), self.pid)
+        let work = self.work.map(|work| format!(", at work on {},", quoted(work)));
+        format!("{kind} {} ({}){}", quoted(self.comm), self.pid, work.unwrap_or_default())
     }
 }
 

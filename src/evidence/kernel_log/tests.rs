@@ -1,11 +1,18 @@
 //! Consoles of real guests, and any bytes at all.
 
 use super::*;
+use crate::base::step::Action;
+use crate::evidence::line::work;
 use crate::evidence::recorded::bytes;
+use crate::evidence::sysrq::{Answer, Outcome, Shape, header};
 use proptest::prelude::*;
 
 fn kinds(bytes: &[u8]) -> Vec<ReportKind> {
-    KernelLog::read(bytes).reports.iter().map(|report| report.kind).collect()
+    kinds_of(&KernelLog::read(bytes))
+}
+
+fn kinds_of(log: &KernelLog) -> Vec<ReportKind> {
+    log.reports.iter().map(|report| report.kind).collect()
 }
 
 fn calls(report: &Report) -> Vec<&str> {
@@ -159,6 +166,50 @@ fn newer_kernels_name_the_owner_of_a_mutex() {
 }
 
 #[test]
+fn other_locks_have_owners_too() {
+    for (owned, seconds) in [
+        ("a:1 blocked on a semaphore likely last held by task b:2", "blocked for more than 10"),
+        (
+            "a:1 <reader> blocked on an rw-semaphore likely owned by task b:2 <writer>",
+            "blocked in I/O wait for more than 10",
+        ),
+    ] {
+        let text = format!("INFO: task a:1 {seconds} seconds.\nINFO: task {owned}\n");
+        let log = KernelLog::read(text.as_bytes());
+        let [report] = log.reports.as_slice() else { panic!("{:?}", log.reports) };
+        assert_eq!((report.seconds, &report.owner), (Some(10), &Some(("b".to_owned(), 2))));
+    }
+}
+
+#[test]
+fn a_dying_kernel_tells_what_it_recorded_and_who_holds_locks() {
+    let log = KernelLog::read(
+        b"[    1.0] x\nINFO: task a:1 blocked for more than 10 seconds.\n\
+        Showing all locks held in the system:\n1 lock held by b/2:\n #0: ffff12 (&x){+.+.}, at: f+0x1/0x2\n\
+        Kernel panic - not syncing: hung_task: blocked tasks\nDumping ftrace buffer:\n\
+        ---------------------------------\n   <...>-7         1d..2.   150us : f <-g\n\
+        ---------------------------------\n---[ end Kernel panic - not syncing: x ]---\n",
+    );
+    assert_eq!(kinds_of(&log), [ReportKind::HungTask, ReportKind::Panic]);
+    assert_eq!(
+        (log.locks.len(), log.locks[0].pid, log.locks[0].locks[0].address),
+        (1, 2, 0xffff12)
+    );
+    let last = &log.ftrace.unwrap().cpus[&1].last[0];
+    assert_eq!((last.comm.as_str(), last.pid, last.call()), ("<...>", 7, Some(("f", "g"))));
+}
+
+#[test]
+fn a_crash_loop_is_read_once() {
+    let loops = [bytes!("oops-6.12", "console"), bytes!("mutex-deadlock-6.12", "console")]
+        .concat()
+        .repeat(20);
+    let mut log = KernelLog::default();
+    assert_eq!(work::of(|| log = KernelLog::read(&loops)), loops.len());
+    assert!(log.reports.len() <= 2 * REPORTS_KEPT);
+}
+
+#[test]
 fn a_crash_loop_keeps_its_first_and_its_last_reports() {
     let text: String = (0..1000).map(|n| format!("Kernel panic - not syncing: {n}\n")).collect();
     let log = KernelLog::read(text.as_bytes());
@@ -168,60 +219,95 @@ fn a_crash_loop_keeps_its_first_and_its_last_reports() {
 }
 
 /// Pieces of which reports are made, so that random text gets past the first check.
+const OF_REPORTS: [&str; 51] = [
+    "[   12.345678] ",
+    "[ T12]",
+    "<6>",
+    "\n",
+    "\r\n",
+    "\x1b[",
+    "\x1b]",
+    "\0",
+    "BUG: ",
+    "Oops: ",
+    "RIP: 0010:",
+    "Call Trace:\n",
+    " <TASK>\n",
+    " </TASK>\n",
+    " a+0x1/0x2",
+    " [m]",
+    "? ",
+    "[<",
+    ">] ",
+    "+0x",
+    "/0x",
+    "INFO: task ",
+    ":1 blocked for more than ",
+    "rcu: INFO: rcu",
+    " detected stalls",
+    "CPU: 1 PID: 2 Comm: ",
+    " Not tainted ",
+    " #1",
+    "Kernel panic - not syncing: ",
+    "Linux version 6",
+    "task:",
+    " state:D",
+    " pid:3",
+    " ppid:2",
+    "NMI backtrace for cpu ",
+    " skipped: idling at ",
+    "sysrq: Show State\n",
+    "Sending NMI from CPU 0 to CPUs ",
+    "1-4294967295",
+    ":",
+    "Mem-Info:\n",
+    "free:",
+    "18446744073709551615",
+    " pages RAM\n",
+    "é",
+    "BUG: soft lockup - CPU#",
+    " stuck for ",
+    "! [",
+    "]",
+    "RSP: 0018:1 EFLAGS: ",
+    "0x00000000",
+];
+
+/// Pieces of which dumps are made.
+const OF_DUMPS: [&str; 29] = [
+    "Node 0 DMA",
+    " 4*4kB",
+    "Sched Debug Version\n",
+    "cpu#0, 1 MHz\n",
+    "  .nr_running : ",
+    ">R              sh ",
+    "Showing busy workqueues\n",
+    "    in-flight: 7:f\n",
+    "now at 5 nsecs\n",
+    "cpu: 0\n",
+    "  .expires_next : ",
+    " nsecs",
+    " # expires at 1-1 nsecs [in -5 to ",
+    "Dumping ftrace buffer:\n",
+    "---------------------------------\n",
+    "<...>-7 0dNs4. ",
+    "us : ",
+    " <-",
+    "CPU:1 [LOST 9 EVENTS]\n",
+    "Showing all locks held in the system:\n",
+    "2 locks held by ",
+    "/12:\n",
+    " #0: ffff12 (",
+    "){+.+.}-{3:3}, at: ",
+    "sysrq: CPU1:\n",
+    "sysrq: HELP : loglevel(0-9)\n",
+    "pstate: ",
+    "x29: ffff x28: ",
+    "[    C1] ",
+];
+
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
-    let known = prop::sample::select(vec![
-        "[   12.345678] ",
-        "[ T12]",
-        "<6>",
-        "\n",
-        "\r\n",
-        "\x1b[",
-        "\x1b]",
-        "\0",
-        "BUG: ",
-        "Oops: ",
-        "RIP: 0010:",
-        "Call Trace:\n",
-        " <TASK>\n",
-        " </TASK>\n",
-        " a+0x1/0x2",
-        " [m]",
-        "? ",
-        "[<",
-        ">] ",
-        "+0x",
-        "/0x",
-        "INFO: task ",
-        ":1 blocked for more than ",
-        "rcu: INFO: rcu",
-        " detected stalls",
-        "CPU: 1 PID: 2 Comm: ",
-        " Not tainted ",
-        " #1",
-        "Kernel panic - not syncing: ",
-        "Linux version 6",
-        "task:",
-        " state:D",
-        " pid:3",
-        " ppid:2",
-        "NMI backtrace for cpu ",
-        " skipped: idling at ",
-        "sysrq: Show State\n",
-        "Sending NMI from CPU 0 to CPUs ",
-        "1-4294967295",
-        ":",
-        "Mem-Info:\n",
-        "free:",
-        "18446744073709551615",
-        " pages RAM\n",
-        "é",
-        "BUG: soft lockup - CPU#",
-        " stuck for ",
-        "! [",
-        "]",
-        "RSP: 0018:1 EFLAGS: ",
-        "0x00000000",
-    ]);
+    let known = prop::sample::select([OF_REPORTS.as_slice(), &OF_DUMPS].concat());
     let piece = prop_oneof![
         4 => known.prop_map(|text| text.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..8),
@@ -236,10 +322,12 @@ proptest! {
         for report in &log.reports {
             prop_assert!(report.span.start <= report.span.end && report.span.end <= bytes.len());
         }
-        for action in crate::base::step::Action::ALL {
-            let answer = crate::evidence::sysrq::Answer::read(action.word(), &bytes);
-            prop_assert!(answer.tasks.len() <= bytes.len() && answer.cpus.len() <= bytes.len());
-            let _ = crate::evidence::sysrq::Shape::of(&bytes, action);
+        for action in Action::ALL {
+            let dump = [format!("sysrq: {}\n", header(action)).as_bytes(), &bytes].concat();
+            let answer = Answer::read(action.word(), &dump);
+            prop_assert!(answer.tasks.len() <= dump.len() && answer.cpus.len() <= dump.len());
+            prop_assert_ne!(answer.outcome, Outcome::Silent);
+            prop_assert_ne!(Shape::of(&dump, action), Shape::Nothing);
         }
     }
 

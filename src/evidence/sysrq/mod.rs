@@ -174,7 +174,7 @@ impl Answers {
 }
 
 /// What the kernel says before the dump of an action.
-fn header(action: Action) -> &'static str {
+pub(crate) fn header(action: Action) -> &'static str {
     match action {
         Action::BlockedTasks => "Show Blocked State",
         Action::BacktraceAllActiveCpus => "Show backtrace of all active CPUs",
