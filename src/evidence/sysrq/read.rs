@@ -1,13 +1,15 @@
 //! Reads an answer in one pass.
 //!
 //! ```text
-//!  before --header of the action--> inside --any other word of the handler--> over
-//!                                   ^    |                                     |
-//!                                   +----+--------header of the action---------+
+//!  headless --header of the action--> inside --any other word of the handler--> over
+//!      |                                ^  |                                      |
+//!      |                                +--+---------header of the action---------+
+//!      +--any other word of the handler: forget what was read--> over
 //! ```
 //!
 //! The last header counts, so that what is left of an earlier answer is not taken for this one. What
-//! the handler says next, such as the header of the next action, ends the dump.
+//! the handler says next, such as the header of the next action, ends the dump. A dump whose header was
+//! torn by a shell's echo is still one.
 
 use super::{Answer, Outcome, Said, backtrace, memory, tasks, timers};
 use crate::base::step::Action;
@@ -38,10 +40,17 @@ impl Answer {
 
 struct Reader {
     action: Option<Action>,
-    inside: bool,
+    part: Part,
     /// The surest that was heard of the handler.
     heard: Option<Said>,
     dump: Dump,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Part {
+    Headless,
+    Inside,
+    Over,
 }
 
 /// The dump of an action.
@@ -58,25 +67,25 @@ enum Dump {
 
 impl Reader {
     fn new(action: Option<Action>) -> Self {
-        Self { action, inside: false, heard: None, dump: Dump::of(action) }
+        Self { action, part: Part::Headless, heard: None, dump: Dump::of(action) }
     }
 
     fn take(&mut self, line: &Line<'_>) {
         match Said::read(&line.text, self.action) {
             Some(Said::Header) => {
-                self.inside = true;
+                self.part = Part::Inside;
                 self.heard = Some(Said::Header);
                 self.dump = Dump::of(self.action);
             }
             Some(said @ (Said::Refused | Said::Help | Said::Other)) => {
-                self.inside = false;
+                if self.part == Part::Headless {
+                    self.dump = Dump::of(self.action);
+                }
+                self.part = Part::Over;
                 self.hear(said);
             }
-            Some(Said::Part) | None => {
-                if self.inside {
-                    self.dump.take(line);
-                }
-            }
+            Some(Said::Part) | None if self.part == Part::Over => {}
+            Some(Said::Part) | None => self.dump.take(line),
         }
     }
 

@@ -41,12 +41,23 @@ pub struct Listener {
     action: Action,
     /// The line that has not ended.
     line: Vec<u8>,
-    spoken: bool,
-    inside: bool,
-    complete: bool,
-    helped: bool,
+    heard: Heard,
     cpus: Cpus,
     ftrace: ftrace::Reader,
+}
+
+/// What was heard of the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Heard {
+    Nothing,
+    /// Words that may be left from an earlier answer.
+    Words,
+    /// The header of the action.
+    Header,
+    /// The end of the answer.
+    End,
+    /// The list of keys, the answer to `h`.
+    Help,
 }
 
 /// Which CPUs were asked for a backtrace and have not shown one.
@@ -72,10 +83,7 @@ impl Listener {
         Self {
             action,
             line: Vec::new(),
-            spoken: false,
-            inside: false,
-            complete: false,
-            helped: false,
+            heard: Heard::Nothing,
             cpus: Cpus::default(),
             ftrace: ftrace::Reader::default(),
         }
@@ -96,32 +104,33 @@ impl Listener {
                 self.line = whole;
             }
         }
-        match (self.complete, self.spoken) {
-            (true, _) => Shape::Complete,
-            (false, true) => Shape::Growing,
-            (false, false) => Shape::Nothing,
+        match self.heard {
+            Heard::Nothing => Shape::Nothing,
+            Heard::Words | Heard::Header => Shape::Growing,
+            Heard::End | Heard::Help => Shape::Complete,
         }
     }
 
     /// Whether the kernel has listed its keys, the answer to `h`.
     #[must_use]
     pub fn helped(&self) -> bool {
-        self.helped
+        self.heard == Heard::Help
     }
 
     fn take(&mut self, line: &Line<'_>) {
-        let said = Said::read(&line.text, Some(self.action));
-        self.spoken |= said.is_some();
-        match said {
+        match (self.heard, Said::read(&line.text, Some(self.action))) {
             // The last one counts: an earlier one was left from an earlier answer.
-            Some(Said::Header) => {
-                *self = Self { spoken: true, inside: true, ..Self::new(self.action) };
+            (_, Some(Said::Header)) => {
+                *self = Self { heard: Heard::Header, ..Self::new(self.action) }
             }
-            Some(Said::Refused) => self.complete = true,
-            Some(Said::Help) => (self.complete, self.helped) = (true, true),
-            Some(Said::Other) => self.complete |= self.inside,
-            Some(Said::Part) | None if self.inside => self.complete |= self.ends(line),
-            Some(Said::Part) | None => {}
+            (_, Some(Said::Help)) => self.heard = Heard::Help,
+            (Heard::End | Heard::Help, _) => {}
+            (_, Some(Said::Refused)) | (Heard::Header, Some(Said::Other)) => {
+                self.heard = Heard::End
+            }
+            (Heard::Header, Some(Said::Part) | None) if self.ends(line) => self.heard = Heard::End,
+            (Heard::Nothing, Some(Said::Part | Said::Other)) => self.heard = Heard::Words,
+            (Heard::Nothing | Heard::Words | Heard::Header, _) => {}
         }
     }
 

@@ -146,6 +146,18 @@ fn pages_are_as_large_as_the_machine_has_them() {
 }
 
 #[test]
+fn a_dump_without_its_header_is_still_one() {
+    let dump = bytes!("mutex-deadlock-6.12", "sysrq-blocked-tasks");
+    let headless = &dump[dump.iter().position(|&byte| byte == b'\n').unwrap()..];
+    let answer = Answer::read(BLOCKED, headless);
+    assert_eq!((answer.tasks.len(), answer.outcome), (6, Outcome::Dump));
+    // But not where it was left from another action.
+    let refused = bytes!("refused-6.12", "sysrq-blocked-tasks");
+    let answer = Answer::read(BLOCKED, &[headless, refused].concat());
+    assert_eq!((answer.tasks.len(), answer.outcome), (0, Outcome::Refused));
+}
+
+#[test]
 fn a_shell_between_does_not_matter_nor_does_what_is_left_of_another_answer() {
     let left = bytes!("mutex-deadlock-6.12", "sysrq-blocked-tasks");
     let both = [left, b"/ # w\r\n/ # [  50.000000] sysrq: Show Blocked State\r\n"].concat();
