@@ -69,7 +69,7 @@ fn starts_write(name: &str) -> bool {
 }
 
 fn wait(name: &str) -> Option<Wait> {
-    const BEGINS: [(&str, Wait); 38] = [
+    const BEGINS: [(&str, Wait); 48] = [
         ("__mutex_lock", Wait::Mutex),
         ("mutex_lock", Wait::Mutex),
         ("__ww_mutex_lock", Wait::Mutex),
@@ -89,6 +89,15 @@ fn wait(name: &str) -> Option<Wait> {
         ("__wait_for_common", Wait::Completion),
         ("__wait_for_completion", Wait::Completion),
         ("wait_for_common", Wait::Completion),
+        ("kthread_stop", Wait::Completion),
+        ("__flush_work", Wait::Completion),
+        ("flush_work", Wait::Completion),
+        ("flush_delayed_work", Wait::Completion),
+        ("drain_workqueue", Wait::Completion),
+        ("__cancel_work", Wait::Completion),
+        ("cancel_work_sync", Wait::Completion),
+        ("__cancel_delayed_work", Wait::Completion),
+        ("cancel_delayed_work", Wait::Completion),
         ("io_schedule", Wait::Io),
         ("bit_wait_io", Wait::Io),
         ("wait_on_page_bit", Wait::Io),
@@ -100,6 +109,7 @@ fn wait(name: &str) -> Option<Wait> {
         ("msleep", Wait::Time),
         ("usleep_range", Wait::Time),
         ("schedule_timeout_uninterruptible", Wait::Time),
+        ("context_switch", Wait::Other),
         ("__schedule", Wait::Other),
         ("schedule", Wait::Other),
         ("preempt_schedule", Wait::Other),
