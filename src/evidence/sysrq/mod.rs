@@ -87,17 +87,19 @@ impl Answers {
         !self.answers.is_empty() && !self.any()
     }
 
-    /// The tasks that waited without taking signals, each once.
+    /// The tasks that wait without taking signals, each once: one that was seen to wait, and later not
+    /// to, has come back.
     #[must_use]
     pub fn blocked(&self) -> Vec<&Task> {
         self.tasks().into_iter().filter(|task| task.state == 'D').collect()
     }
 
-    /// All tasks that were listed, each once and as it was seen first.
+    /// All tasks that were listed, each once: as it was seen last, or at least seen whole.
     #[must_use]
     pub fn tasks(&self) -> Vec<&Task> {
-        let mut tasks: Vec<&Task> = self.answers.iter().flat_map(|answer| &answer.tasks).collect();
-        tasks.sort_by_key(|task| task.pid);
+        let latest = self.answers.iter().rev().flat_map(|answer| &answer.tasks);
+        let mut tasks: Vec<&Task> = latest.collect();
+        tasks.sort_by_key(|task| (task.pid, task.torn));
         tasks.dedup_by_key(|task| task.pid);
         tasks
     }

@@ -166,6 +166,23 @@ fn a_shell_between_does_not_matter_nor_does_what_is_left_of_another_answer() {
 }
 
 #[test]
+fn a_task_that_was_seen_twice_is_as_it_was_seen_last() {
+    let task = |pid: u32, state: char| {
+        format!(
+            "task:t state:{state} stack:0 pid:{pid} ppid:2 flags:0x0\nCall Trace:\n <TASK>\n f+0x1/0x2\n </TASK>\n"
+        )
+    };
+    let mut answers = Answers::default();
+    let blocked = format!("sysrq: Show Blocked State\n{}{}", task(7, 'D'), task(8, 'D'));
+    answers.read(BLOCKED, blocked.as_bytes());
+    let cut = task(8, 'S').replace(" </TASK>\n", "");
+    answers.read("task-states", format!("sysrq: Show State\n{}{cut}", task(7, 'S')).as_bytes());
+    let seen: Vec<_> = answers.tasks().iter().map(|task| (task.pid, task.state)).collect();
+    assert_eq!(seen, [(7, 'S'), (8, 'D')], "what was cut is not preferred");
+    assert_eq!(answers.blocked().len(), 1);
+}
+
+#[test]
 fn a_worker_tells_what_it_works_on() {
     let blocked = bytes!("mutex-deadlock-all-keys-6.1", "sysrq-blocked-tasks");
     let answer = Answer::read(BLOCKED, blocked);
