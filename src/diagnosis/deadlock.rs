@@ -87,7 +87,7 @@ fn title(ring: &[&Waiter<'_>], frames: &[&Frame], bystanders: usize) -> String {
 /// nothing moves speaks against that.
 fn confidence(evidence: &Evidence, ring: &[&Waiter<'_>]) -> Confidence {
     let told = ring.iter().all(|waiter| waiter.holders.is_told());
-    let long = ring.iter().any(|waiter| waiter.seconds.is_some());
+    let long = ring.iter().any(|waiter| waiter.seconds.is_some() || waiter.twice);
     let rests = nobody_releases(evidence, ring).is_some();
     let signs = [told, long, rests, evidence.sysrq.lists_sleepers()];
     match signs.into_iter().filter(|sign| *sign).count() {

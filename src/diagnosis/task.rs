@@ -113,7 +113,7 @@ fn confidence(evidence: &Evidence, first: &Waiter<'_>) -> Confidence {
     match (seen_now, first.seconds.is_some()) {
         (true, true) => Confidence::High,
         // Locks are held for moments and disks are slow: one look proves only the former.
-        (true, false) if !first.wait.is_lock() => Confidence::Low,
+        (true, false) if !first.wait.is_lock() && !first.twice => Confidence::Low,
         _ => Confidence::Medium,
     }
 }

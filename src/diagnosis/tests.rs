@@ -89,6 +89,8 @@ tells! {
     userspace_stopped_6_1 "userspace-stopped-6.1": "sysrq-blocked-tasks" "sysrq-task-states";
     userspace_stopped_6_12 "userspace-stopped-6.12": "sysrq-blocked-tasks" "sysrq-task-states";
     fs_freeze_6_12 "fs-freeze-6.12": "sysrq-backtrace-all-active-cpus" "sysrq-blocked-tasks";
+    fs_freeze_early_6_12 "fs-freeze-early-6.12":
+        "sysrq-backtrace-all-active-cpus" "sysrq-blocked-tasks" "sysrq-memory-usage" "sysrq-task-states";
     disk_stall_6_12 "disk-stall-6.12": "sysrq-backtrace-all-active-cpus" "sysrq-blocked-tasks";
     oom_6_12 "oom-6.12":
         "sysrq-backtrace-all-active-cpus" "sysrq-blocked-tasks" "sysrq-memory-usage";

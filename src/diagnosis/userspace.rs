@@ -27,7 +27,10 @@ pub(super) fn dead(evidence: &Evidence) -> Option<Finding> {
 /// Nothing tells why. Where the kernel listed no blocked tasks, they may be the cause as well.
 fn without_cause(evidence: &Evidence, finding: &mut Finding) {
     if evidence.sysrq.lists_tasks() {
-        finding.facts_for.push("the kernel lists no task that hangs in it".to_owned());
+        finding.facts_for.push(match evidence.sysrq.blocked().len() {
+            0 => "the kernel lists no task that hangs in it".to_owned(),
+            some => format!("{} waited in the kernel, perhaps for a moment", count(some, "task")),
+        });
         finding.facts_against.push("Not known: why no process answers".to_owned());
         return;
     }

@@ -21,6 +21,8 @@ pub(super) struct Waiter<'a> {
     pub(super) calls: Vec<&'a Frame>,
     /// For more than so long, where the kernel says.
     pub(super) seconds: Option<u64>,
+    /// Whether two looks found it in the same place.
+    pub(super) twice: bool,
     /// Whom the kernel itself takes for the owner.
     pub(super) told: Option<&'a (String, u32)>,
     /// Who holds what it waits for, as far as that can be concluded.
@@ -35,7 +37,9 @@ pub(super) fn all(evidence: &Evidence) -> Vec<Waiter<'_>> {
         .filter_map(|report| Some((report.who.pid?, report)))
         .collect();
     let mut waiters: Vec<Waiter<'_>> = evidence.sysrq.blocked().into_iter().map(of_task).collect();
+    let twice = evidence.sysrq.blocked_twice();
     for waiter in &mut waiters {
+        waiter.twice = twice.contains(&waiter.pid);
         if let Some(report) = reports.get(&waiter.pid) {
             waiter.seconds = report.seconds;
             waiter.told = report.owner.as_ref();
@@ -72,6 +76,7 @@ fn of_task(task: &Task) -> Waiter<'_> {
         wait,
         calls,
         seconds: None,
+        twice: false,
         told: None,
         holders: Holders::default(),
     }
@@ -87,6 +92,7 @@ fn of_report(report: &Report) -> Waiter<'_> {
         wait,
         calls,
         seconds: report.seconds,
+        twice: false,
         told: report.owner.as_ref(),
         holders: Holders::default(),
     }
@@ -101,14 +107,18 @@ impl Waiter<'_> {
     /// 20 s; lab_order_ba (264) likely holds it`
     pub(super) fn said(&self) -> String {
         let within = self.calls.first().map(|frame| format!(" in {}", place(frame)));
-        let long = self.seconds.map(|seconds| format!(", for more than {seconds} s"));
+        let long = match self.seconds {
+            Some(seconds) => format!(", for more than {seconds} s"),
+            None if self.twice => ", in two looks".to_owned(),
+            None => String::new(),
+        };
         let holders = self.holders.said(self.pid);
         format!(
             "{} waits for {}{}{}{}",
             self.named(),
             self.wait.words(),
             within.unwrap_or_default(),
-            long.unwrap_or_default(),
+            long,
             holders.map(|holders| format!("; {holders}")).unwrap_or_default(),
         )
     }

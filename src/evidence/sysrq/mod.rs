@@ -22,7 +22,7 @@ pub use timers::{CpuTimers, Timer, Timers};
 use super::ftrace::Ftrace;
 use super::locks::Holder;
 use crate::base::step::Action;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All answers.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +102,21 @@ impl Answers {
         tasks.sort_by_key(|task| (task.pid, task.torn));
         tasks.dedup_by_key(|task| task.pid);
         tasks
+    }
+
+    /// The tasks that two looks found waiting in the same place.
+    #[must_use]
+    pub fn blocked_twice(&self) -> BTreeSet<u32> {
+        let mut first: BTreeMap<u32, &Task> = BTreeMap::new();
+        let mut twice = BTreeSet::new();
+        let all = self.answers.iter().flat_map(|answer| &answer.tasks);
+        for task in all.filter(|task| task.state == 'D') {
+            let before = first.insert(task.pid, task);
+            if before.is_some_and(|before| before.trace.calls() == task.trace.calls()) {
+                twice.insert(task.pid);
+            }
+        }
+        twice
     }
 
     /// Whether blocked tasks would have been seen, if there were any: a header alone means that none
