@@ -198,7 +198,11 @@ impl<'a> Places<'a> {
         let Some(places) = self.inside.get(&function) else { return Vec::new() };
         let passed = &places[places.partition_point(|(at, ..)| *at <= offset)..];
         let others = passed.iter().filter(|(.., pid)| *pid != waiter.pid);
-        few(others.take(SUSPECTS + 1).map(|(_, comm, pid)| (*comm, *pid)).collect())
+        let mut tasks: Vec<_> =
+            others.take(SUSPECTS + 1).map(|(_, comm, pid)| (*comm, *pid)).collect();
+        // Who calls himself is in a function twice.
+        tasks.dedup();
+        few(tasks)
     }
 
     /// Who else is inside the module whose function asks for the lock.
