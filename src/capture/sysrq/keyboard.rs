@@ -21,8 +21,12 @@ use tokio::time::Instant;
 /// A kernel that answers does so within 20 ms; software emulation and a busy host need more.
 const FIRST_WORD: Duration = Duration::from_millis(1500);
 
-/// Between two lines of a dump, and before the answer to the next key.
+/// Between two lines of an answer that nobody needs.
 const QUIET: Duration = Duration::from_millis(900);
+
+/// Before the answer to the next key, which comes for certain unless the console drops it: a guest on a
+/// starved host was seen to pause for more than a second in the midst of a dump.
+const NEXT_WORD: Duration = Duration::from_secs(3);
 
 /// The kernel waits for the backtraces of others for 10 s, and for a CPU that takes none all of them.
 const BACKTRACES: Duration = Duration::from_secs(11);
@@ -110,7 +114,8 @@ impl Keyboard {
         let mut asked_next = false;
         loop {
             let before = heard.len();
-            let deadline = Instant::now() + QUIET;
+            // Little at a time: a virtio console drops what is not read at once.
+            let deadline = Instant::now() + GLANCE * 2;
             if self.console.listen_until_quiet(&mut heard, GLANCE, deadline).await? {
                 last = Instant::now();
             }
@@ -124,7 +129,7 @@ impl Keyboard {
                 (Shape::Complete, _) if !asked_next || listener.helped() => return Ok(heard),
                 (Shape::Nothing, _) => FIRST_WORD,
                 (Shape::Growing, Action::BacktraceAllActiveCpus) => BACKTRACES,
-                (Shape::Growing | Shape::Complete, _) => QUIET,
+                (Shape::Growing | Shape::Complete, _) => NEXT_WORD,
             };
             if last.elapsed() >= patience || heard.len() >= limits::STEP_BYTES {
                 return Ok(heard);
