@@ -30,9 +30,6 @@ struct Watched {
     scenario: Scenario,
     asker: Asker,
     schedule: Schedule,
-    /// What it waits for. It is asked for anew only when this was taken, or else a round of another
-    /// scenario of the same app, asked at our beat, would take it from us at every beat.
-    due: Due,
     ladder: Ladder,
     /// When the last boot of the guest that the ladder knows of was noticed.
     booted: Option<Instant>,
@@ -66,22 +63,31 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
     }
     let mut boots = Boots::default();
     let mut stop = stop;
-    while let Some(next) = watched.iter_mut().min_by_key(|watched| watched.due.at) {
+    while let Some((next, due)) = next_round(&mut watched) {
         board.show(next.shown());
         tokio::select! {
             biased;
             () = signal::told(&mut stop) => return,
-            () = tokio::time::sleep(next.due.at.since(Clock::now())) => {}
+            () = tokio::time::sleep(due.at.since(Clock::now())) => {}
         }
-        if next.due.round {
-            next.schedule.begun(&next.due);
+        if due.round {
+            next.schedule.begun(&due);
             // On the heap while it lasts: asking and capturing need ten times what waiting does, and
             // hundreds of apps wait at once.
             Box::pin(next.round(&desk, &board, &mut boots)).await;
             board.show(next.shown());
         }
-        next.due = next.schedule.next(Clock::now(), Clock::wall());
     }
+}
+
+/// The round that is due first. Who waited longest is first when there are more than can be run.
+fn next_round(watched: &mut [Watched]) -> Option<(&mut Watched, Due)> {
+    let (now, wall) = (Clock::now(), Clock::wall());
+    let due = watched.iter_mut().map(|watched| {
+        let due = watched.schedule.due(now, wall);
+        (watched, due)
+    });
+    due.min_by_key(|(_, due)| due.at)
 }
 
 impl Watched {
@@ -93,9 +99,8 @@ impl Watched {
             None => Ladder::new(rules, now),
         };
         let schedule = Schedule::new(&scenario, now, share(&app.id, scenario.name()));
-        let due = schedule.next(now, Clock::wall());
         let (rounds, before) = (VecDeque::new(), Vec::new());
-        Self { scenario, asker, schedule, due, ladder, booted: None, rounds, before }
+        Self { scenario, asker, schedule, ladder, booted: None, rounds, before }
     }
 
     async fn round(&mut self, desk: &Desk, board: &Board, boots: &mut Boots) {

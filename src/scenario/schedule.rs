@@ -2,10 +2,12 @@
 //!
 //! Periods follow the clock that nobody can set, cron and windows the one on the wall. Rounds are
 //! shifted by a part of the period that is the app's own, so that 500 apps do not ask at once. A
-//! round that took too long is not made up for: the next one starts at the next beat.
+//! round that took too long is not made up for: the next one starts at the next beat. A round whose
+//! beat came while another schedule's round was run starts late, but it starts: else one that always
+//! falls into the other's time would never be asked, and nobody would know.
 //!
 //! ```text
-//!   loop { due = next(now, wall); sleep until due.at; if due.round { begun(&due); ask } }
+//!   loop { due = due(now, wall); sleep until due.at; if due.round { begun(&due); ask } }
 //! ```
 //!
 //! The clock on the wall jumps. Backward, no time of it fires twice, unless it had been wrong by
@@ -24,6 +26,10 @@ use std::time::Duration;
 
 /// No sleep is longer, so that a clock that jumped, or a machine that slept, is noticed.
 pub const LOOK: Duration = Duration::from_secs(60);
+
+/// A round that is later than this is not made up for: more rounds than wait for one app in practice
+/// take less, and a machine that slept had other reasons.
+pub const LATEST: Duration = Duration::from_secs(300);
 
 /// A clock that is set back by more than this was wrong when it fired.
 pub const WRONG: Duration = Duration::from_secs(86_400);
@@ -49,6 +55,8 @@ pub struct Schedule {
     /// The time of the wall clock that fired last.
     fired: Option<Timestamp>,
     pause: Option<Pause>,
+    /// The round that was announced last and has not begun.
+    coming: Option<Due>,
 }
 
 /// What to wait for.
@@ -115,7 +123,18 @@ impl Schedule {
             When::Cron(cron) => (start, (cron.shortest() / 10).min(SPREAD).mul_f64(part)),
         };
         let windows = scenario.windows().to_vec();
-        Self { when, windows, first, shift, last: None, fired: None, pause: None }
+        Self { when, windows, first, shift, last: None, fired: None, pause: None, coming: None }
+    }
+
+    /// What comes next, or should have begun by now and did not.
+    pub fn due(&mut self, now: Instant, wall: Timestamp) -> Due {
+        let overdue = |due: &Due| due.at <= now && now.since(due.at) < LATEST;
+        if let Some(overdue) = self.coming.filter(overdue) {
+            return overdue;
+        }
+        let due = self.next(now, wall);
+        self.coming = due.round.then_some(due);
+        due
     }
 
     /// What comes next.
@@ -138,6 +157,7 @@ impl Schedule {
     /// Says that the round of `due` starts.
     pub fn begun(&mut self, due: &Due) {
         self.last = Some(due.at);
+        self.coming = None;
         self.fired = due.time.or(self.fired);
     }
 

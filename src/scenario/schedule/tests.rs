@@ -41,7 +41,7 @@ impl Machine {
     fn live(&mut self, millis: u64, late: u64) {
         let end = self.now + Duration::from_millis(millis);
         loop {
-            let due = self.schedule.next(self.now, self.wall());
+            let due = self.schedule.due(self.now, self.wall());
             assert!(due.at > self.now || self.rounds.is_empty(), "no sleep is empty");
             assert!(due.at <= self.now + LOOK);
             if due.at + Duration::from_millis(late) > end {
@@ -285,5 +285,42 @@ proptest! {
         let next = schedule.beat(period, now);
         prop_assert!(next > now || next == schedule.first);
         prop_assert!(next.since(now) <= period);
+    }
+}
+
+/// Serves schedules of 5 s, one round at a time, each of which takes so many milliseconds; how many
+/// rounds of each there were in ten minutes.
+fn served(shares: &[u16], takes: u64) -> Vec<usize> {
+    let mut now = Instant::from_millis(5_000);
+    let wall = Timestamp::from_millis(MARCH);
+    let all = shares.iter().map(|share| Schedule::new(&scenario("period: 5s"), now, *share));
+    let mut all: Vec<Schedule> = all.collect();
+    let mut rounds = vec![0; shares.len()];
+    while now < Instant::from_millis(605_000) {
+        let due = all.iter_mut().map(|schedule| schedule.due(now, wall)).enumerate();
+        let (index, due) = due.min_by_key(|(_, due)| due.at).unwrap();
+        now = now.max(due.at);
+        all[index].begun(&due);
+        rounds[index] += 1;
+        now = now + Duration::from_millis(takes);
+    }
+    rounds
+}
+
+#[test]
+fn who_falls_into_the_time_of_another_is_asked_all_the_same() {
+    // A beat lies in the other's round, every time.
+    assert_eq!(served(&[0, 1_000], 500), [121, 120]);
+    // Rounds take twice the time that there is: all of them come, half as often.
+    let rounds = served(&[0, 9_000, 20_000, 40_000, 60_000], 2_000);
+    assert!(rounds.iter().all(|count| (59..=61).contains(count)), "{rounds:?}");
+}
+
+proptest! {
+    #[test]
+    fn nobody_starves(shares in prop::collection::vec(any::<u16>(), 1..8), takes in 1u64..4_000) {
+        let rounds = served(&shares, takes);
+        let (least, most) = (rounds.iter().min().unwrap(), rounds.iter().max().unwrap());
+        prop_assert!(2 * least >= *most, "{rounds:?}");
     }
 }
