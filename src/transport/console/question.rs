@@ -107,6 +107,11 @@ impl Ear {
         self.bytes >= FLOOD && !self.paused
     }
 
+    /// What came, line by line.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii)
+    }
+
     /// The line on which the cursor stands.
     pub(super) fn last_line(&self) -> &[u8] {
         self.text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii()

@@ -57,8 +57,8 @@ enum Phase {
     Settling,
     /// An empty line was typed to see what is there.
     Waking { echo: Question },
-    /// The user's name was typed.
-    Naming,
+    /// The user's name was typed; `asked` for the password, a second ago or more.
+    Naming { asked: bool },
     /// The password was typed; `again`, and after it an empty line.
     Proving { again: bool },
     /// A question was typed.
@@ -116,12 +116,15 @@ impl<'a> Talk<'a> {
         match &self.phase {
             Phase::Settling => self.ask(0),
             Phase::Waking { .. } if self.at_prompt() => self.greet(),
-            Phase::Naming | Phase::Proving { .. } if self.at_prompt() && !self.at_own_name() => {
+            Phase::Naming { .. } | Phase::Proving { .. }
+                if self.at_prompt() && !self.at_own_name() =>
+            {
                 self.enter()
             }
-            Phase::Waking { .. } | Phase::Naming | Phase::Proving { .. } | Phase::Asking { .. } => {
-                self.consider()
-            }
+            Phase::Waking { .. }
+            | Phase::Naming { .. }
+            | Phase::Proving { .. }
+            | Phase::Asking { .. } => self.consider(),
             Phase::Over { .. } => Next::End,
         }
     }
@@ -131,13 +134,21 @@ impl<'a> Talk<'a> {
         self.seconds += 1;
         let prompted = self.ear.last_line();
         match &self.phase {
+            // On a console that never falls silent for long, a second has to do.
+            Phase::Naming { asked: true } => self.prove(),
+            Phase::Naming { asked: false } => {
+                self.phase = Phase::Naming { asked: is_asked_password(&self.ear) };
+                self.consider()
+            }
+            // Somebody talked over the prompt: an empty line brings it up again.
+            Phase::Proving { .. } if prompted.is_empty() && self.seconds >= UNPROMPTED => {
+                Next::Type(line(b""))
+            }
             Phase::Settling => self.ask(0),
             Phase::Waking { .. } if is_login(prompted) => self.greet(),
             Phase::Waking { .. } if self.seconds < UNPROMPTED => Next::Type(self.nudge()),
             Phase::Waking { .. } if self.script.login.is_none() => self.ask(0),
-            Phase::Waking { .. } | Phase::Naming | Phase::Proving { .. } | Phase::Asking { .. } => {
-                self.consider()
-            }
+            Phase::Waking { .. } | Phase::Proving { .. } | Phase::Asking { .. } => self.consider(),
             Phase::Over { .. } => Next::End,
         }
     }
@@ -150,7 +161,10 @@ impl<'a> Talk<'a> {
         let asked = match &self.phase {
             Phase::Asking { step, .. } => *step,
             Phase::Over { .. } => self.script.exchanges.len().saturating_sub(1),
-            Phase::Settling | Phase::Waking { .. } | Phase::Naming | Phase::Proving { .. } => 0,
+            Phase::Settling
+            | Phase::Waking { .. }
+            | Phase::Naming { .. }
+            | Phase::Proving { .. } => 0,
         };
         let exchange = self.script.exchanges.get(asked);
         let report = Report {
@@ -192,13 +206,12 @@ impl<'a> Talk<'a> {
     /// Looks at what was heard so far, without waiting for a pause.
     fn consider(&mut self) -> Next {
         match &mut self.phase {
-            Phase::Naming
-                if asks_password(self.ear.last_line())
-                    && self.ear.pauses >= PAUSES_BEFORE_PASSWORD =>
+            Phase::Naming { .. }
+                if is_asked_password(&self.ear) && self.ear.pauses >= PAUSES_BEFORE_PASSWORD =>
             {
                 self.prove()
             }
-            Phase::Naming | Phase::Proving { .. }
+            Phase::Naming { .. } | Phase::Proving { .. }
                 if REFUSALS.iter().any(|no| self.ear.says(no)) =>
             {
                 self.end(Outcome::Refused)
@@ -221,7 +234,7 @@ impl<'a> Talk<'a> {
                 }
                 Sofar::Answered | Sofar::Open => Next::Listen,
             },
-            Phase::Settling | Phase::Naming | Phase::Proving { .. } => Next::Listen,
+            Phase::Settling | Phase::Naming { .. } | Phase::Proving { .. } => Next::Listen,
             Phase::Over { .. } => Next::End,
         }
     }
@@ -242,7 +255,7 @@ impl<'a> Talk<'a> {
         };
         let keys = entry(&login.user);
         self.forget();
-        self.phase = Phase::Naming;
+        self.phase = Phase::Naming { asked: false };
         Next::Type(keys)
     }
 
@@ -259,7 +272,7 @@ impl<'a> Talk<'a> {
         if is_login(self.ear.last_line()) {
             return self.knock_again();
         }
-        if asks_password(self.ear.last_line()) {
+        if is_asked_password(&self.ear) {
             return self.consider();
         }
         self.logged_in = true;
@@ -278,7 +291,7 @@ impl<'a> Talk<'a> {
             Phase::Proving { again: true } => self.end(Outcome::Refused),
             Phase::Settling
             | Phase::Waking { .. }
-            | Phase::Naming
+            | Phase::Naming { .. }
             | Phase::Asking { .. }
             | Phase::Over { .. } => Next::Listen,
         }
@@ -337,7 +350,7 @@ impl<'a> Talk<'a> {
                 Some(keys)
             }
             Phase::Proving { .. } => Some(vec![END_OF_INPUT]),
-            Phase::Naming => Some(b"\r".to_vec()),
+            Phase::Naming { .. } => Some(b"\r".to_vec()),
             // Our question was taken for a user.
             Phase::Asking { .. } if asks_password(self.ear.last_line()) => Some(b"\r".to_vec()),
             Phase::Settling | Phase::Waking { .. } | Phase::Asking { .. } | Phase::Over { .. } => {
@@ -358,7 +371,7 @@ impl<'a> Talk<'a> {
             }
             Phase::Asking { question, .. } if question.is_begun() => Outcome::Unfinished,
             _ if self.ear.is_flooded() => Outcome::Flooded,
-            Phase::Naming | Phase::Proving { .. } => Outcome::LoginHangs,
+            Phase::Naming { .. } | Phase::Proving { .. } => Outcome::LoginHangs,
             _ if self.ear.bytes == 0 => Outcome::Silent,
             _ if is_login(prompted) || asks_password(prompted) => Outcome::LoginAsked,
             Phase::Asking { question, .. } if question.is_echoed() => Outcome::Echoed,
@@ -366,6 +379,17 @@ impl<'a> Talk<'a> {
             Phase::Settling | Phase::Waking { .. } | Phase::Asking { .. } => Outcome::Babbled,
         }
     }
+}
+
+/// Whether a password is asked for, even if somebody talked over the prompt since.
+fn is_asked_password(ear: &Ear) -> bool {
+    asks_password(ear.last_line()) || ear.lines().any(begins_asking_password)
+}
+
+/// Whether it asks at its beginning, whatever a kernel or somebody else said behind the cursor since.
+fn begins_asking_password(line: &[u8]) -> bool {
+    let colon = line.iter().position(|byte| *byte == b':');
+    colon.is_some_and(|colon| asks_password(&line[..=colon]))
 }
 
 /// `Last login: Friday` is none: a prompt is where the cursor is.

@@ -233,6 +233,42 @@ fn a_password_waits_until_the_echo_is_off() {
 }
 
 #[test]
+fn who_talks_over_the_prompts_does_not_hinder_a_login() {
+    let script = uptime(Some("open-sesame"));
+    let (mut talk, _) = Talk::new(&script, NONCE);
+    talk.hear(b"web login: ");
+    (0..2).for_each(|_| drop(talk.pause()));
+    let noise = b"[   88.293829] usb 1-1: new device\r\nnoise: all is well\r\n";
+    assert_eq!(talk.hear(b"lab\r\nPassword: "), Next::Listen);
+    talk.hear(noise);
+    talk.hear(b"[   88.4] half a li");
+    (0..4).for_each(|_| assert_eq!(talk.pause(), Next::Listen, "no command at a password prompt"));
+    talk.hear(noise);
+    // It never falls silent for half a second. The first second only sees the prompt.
+    assert_eq!(talk.second(), Next::Listen);
+    talk.hear(noise);
+    assert_eq!(talk.second(), Next::Type(b"open-sesame\r".to_vec()));
+    talk.hear(b"\r\n/dev/hvc0# ");
+    talk.hear(noise);
+    assert_eq!(talk.second(), Next::Listen);
+    assert_eq!(talk.second(), Next::Type(b"\x15\r".to_vec()));
+    talk.hear(b"\r\n/dev/hvc0# ");
+    talk.pause();
+    assert!(matches!(talk.pause(), Next::Type(question) if question.starts_with(b"\x15echo ")));
+}
+
+#[test]
+fn a_line_that_only_speaks_of_passwords_asks_for_none() {
+    let script = uptime(Some("open-sesame"));
+    let (mut talk, _) = Talk::new(&script, NONCE);
+    talk.hear(b"web login: ");
+    (0..2).for_each(|_| drop(talk.pause()));
+    talk.hear(b"lab\r\nsshd[7]: Failed password for root: no\r\n");
+    (0..5).for_each(|_| assert_eq!(talk.pause(), Next::Listen));
+    (0..3).for_each(|_| assert_eq!(talk.second(), Next::Listen));
+}
+
+#[test]
 fn the_prompt_of_another_front_end_is_not_ours() {
     let script = uptime(Some("open-sesame"));
     let (mut talk, _) = Talk::new(&script, NONCE);
