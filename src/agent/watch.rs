@@ -153,7 +153,7 @@ impl Watched {
         self.asker.boots();
         if self.ladder.rebooted(Clock::now()) {
             let (app, scenario) = (&self.asker.app().name, self.scenario.name());
-            tracing::info!(app = %app, %scenario, "the guest has booted by itself");
+            tracing::info!(app = %app, %scenario, "the guest has booted");
         }
     }
 

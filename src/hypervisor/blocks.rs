@@ -60,7 +60,8 @@ pub struct Progress {
 #[derive(Clone, Debug)]
 struct Seen {
     last: Disk,
-    /// Since when it is watched, or longer if the hypervisor knows of a longer silence.
+    /// Since when its silence counts: since it is watched, or longer if the hypervisor knows of a
+    /// longer one.
     first: Instant,
     wrote: Option<Instant>,
     failed: Option<Instant>,
@@ -140,12 +141,11 @@ impl Progress {
             .unwrap_or_else(|| silent(&seen, demand, now))
     }
 
-    /// The silence until now does not count, as that of a guest that was paused does not.
+    /// The guest booted or was held: neither what it wrote before nor its silence tells anything.
     pub fn begin_anew(&mut self, now: Instant) {
         for seen in self.seen.values_mut() {
-            seen.first = now;
-            seen.wrote = None;
-            seen.pending = seen.pending.map(|_| now);
+            let last = std::mem::take(&mut seen.last);
+            *seen = Seen { last, first: now, wrote: None, failed: None, pending: None };
         }
     }
 
@@ -181,7 +181,8 @@ impl Seen {
         let completed = wrote || disk.reads > self.last.reads || disk.failed > self.last.failed;
         if wrote {
             // No later than when anything was completed.
-            self.wrote = Some(now - disk.idle.unwrap_or_default());
+            let wrote = now - disk.idle.unwrap_or_default();
+            self.wrote = Some(wrote).filter(|wrote| *wrote >= self.first).or(self.wrote);
         }
         if disk.failed > self.last.failed {
             self.failed = Some(now);
@@ -423,6 +424,43 @@ mod tests {
         assert!(story(&demand(false), &[(400, disks.clone())]).contains("unknown"));
         slept(&mut disks, 3);
         assert!(story(&demand(true), &[(400, disks)]).contains("unknown"));
+    }
+
+    #[test]
+    fn a_guest_that_was_held_has_its_time_again() {
+        let idle = |writes, s| {
+            let mut disks = one(9, writes, 0, Some(0));
+            disks.values_mut().for_each(|disk| disk.idle = Some(Duration::from_secs(s)));
+            disks
+        };
+        let mut progress = Progress::default();
+        let mut told = |disks: &Disks, s: u64, anew: bool| {
+            let now = Instant::from_millis(s * 1000);
+            let found = progress.judge(disks, &demand(true), now);
+            if anew {
+                progress.begin_anew(now);
+            }
+            format!("{s:>3} s {}: {}", found.answer, found.reason)
+        };
+        let told = [
+            told(&idle(7, 1), 100, false),
+            told(&idle(9, 1), 110, false),
+            // It is paused, with a write that was not seen.
+            told(&idle(9, 91), 200, true),
+            told(&idle(10, 92), 203, false),
+            told(&idle(10, 119), 229, false),
+            told(&idle(11, 1), 231, false),
+            told(&idle(11, 41), 271, false),
+        ];
+        insta::assert_snapshot!(told.join("\n"), @"
+        100 s unknown: its disks are idle: no write was asked of them
+        110 s alive: `drive-vda` completed a write 1.0 s ago
+        200 s dead: no disk completed a write for 1 min 31 s
+        203 s unknown: its disks are idle: no write was asked of them
+        229 s unknown: its disks are idle: no write was asked of them
+        231 s alive: `drive-vda` completed a write 1.0 s ago
+        271 s dead: no disk completed a write for 41.0 s
+        ");
     }
 
     #[test]

@@ -33,8 +33,8 @@ struct Ear {
     tap: Box<dyn Tap>,
     watcher: Watcher,
     bad: Option<(Instant, Finding)>,
-    /// The guest has booted since it was last listened to.
-    booted: bool,
+    /// The guest has booted, or was held, since it was last listened to.
+    anew: bool,
 }
 
 impl Overheard {
@@ -52,14 +52,14 @@ impl Overheard {
         self.listen(app, Question::Silence(after)).await
     }
 
-    /// The guest has booted.
-    pub(super) fn boots(&mut self) {
-        self.asked.iter_mut().for_each(|(_, ear)| ear.booted = true);
+    /// What was logged before proves nothing, and silence since neither.
+    pub(super) fn begin_anew(&mut self) {
+        self.asked.iter_mut().for_each(|(_, ear)| ear.anew = true);
     }
 
-    /// What was not said until now is not missed. What was said stays said.
-    pub(super) fn begin_anew(&mut self, now: Instant) {
-        self.asked.iter_mut().for_each(|(_, ear)| ear.watcher.miss(now));
+    /// Bad lines that were told are of the past.
+    pub(super) fn forgive(&mut self) {
+        self.asked.iter_mut().for_each(|(_, ear)| ear.bad = None);
     }
 
     async fn listen(&mut self, app: &App, question: Question) -> Finding {
@@ -131,16 +131,15 @@ impl Ear {
             }
         };
         let watcher = Watcher::new(watch, Clock::now());
-        Self { of, tap, watcher, bad: None, booted: false }
+        Self { of, tap, watcher, bad: None, anew: false }
     }
 
     fn listen(&mut self) -> Finding {
         let now = Clock::now();
         log::read(self.tap.as_mut(), &mut self.watcher, now);
-        if std::mem::take(&mut self.booted) {
+        if std::mem::take(&mut self.anew) {
             // What was just read may be from before; a bad line of it is told all the same.
-            self.watcher.boots(now);
-            self.bad = None;
+            self.watcher.forget(now);
         }
         let mut findings = self.watcher.findings(now);
         if let Some(at) = findings.iter().position(|f| f.answer == super::Answer::Dead) {

@@ -82,12 +82,18 @@ impl Asker {
         &self.app
     }
 
-    /// The guest has booted: what is remembered of it would prove that it lives before it is up.
-    pub fn boots(&mut self) {
-        self.progress = Progress::default();
+    /// The guest is held: that it was silent meanwhile says nothing, nor what it did before.
+    fn rests(&mut self) {
+        self.progress.begin_anew(Clock::now());
         self.heartbeats.clear();
         self.samples.clear();
-        self.overheard.boots();
+        self.overheard.begin_anew();
+    }
+
+    /// The guest has booted: what is remembered of it would prove that it lives before it is up.
+    pub fn boots(&mut self) {
+        self.rests();
+        self.overheard.forgive();
     }
 
     /// What the hypervisor does, while its guest does not answer: what was seen when the questions
@@ -115,10 +121,7 @@ impl Asker {
     /// The time in which a guest is paused is not held against it when it goes on.
     fn heed(&mut self, look: &Vmm) {
         if look.is_paused() {
-            let now = Clock::now();
-            self.progress.begin_anew(now);
-            self.heartbeats.clear();
-            self.overheard.begin_anew(now);
+            self.rests();
         }
     }
 

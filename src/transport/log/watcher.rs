@@ -140,8 +140,8 @@ impl Watcher {
         self.begin_anew(now);
     }
 
-    /// The guest booted: what it said before tells nothing of what it is now.
-    pub fn boots(&mut self, now: Instant) {
+    /// The guest booted or was held: what it said before tells nothing of what it is now.
+    pub fn forget(&mut self, now: Instant) {
         self.begin_anew(now);
         self.heard = None;
         self.label_seen = None;
@@ -326,7 +326,7 @@ mod tests {
     fn what_was_logged_before_a_boot_proves_nothing_after_it() {
         let mut log = watcher(Some(120), None);
         log.hear(b"lifesign: alive\nKernel panic - not syncing: oh\n", at(100));
-        log.boots(at(110));
+        log.forget(at(110));
         let [panic, label] = &log.findings(at(130))[..] else { panic!("two findings") };
         assert_eq!(panic.answer, Answer::Dead, "it was not told yet");
         let due = "`lifesign: alive` is due every 2 min 0 s, and the log is followed for 20.0 s";
