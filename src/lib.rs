@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod evidence;
 pub mod ladder;
 pub mod pb;
+pub mod report;
 pub mod rules;
 pub mod scenario;
 

@@ -11,6 +11,7 @@ mod all {
     mod bad_input;
     mod beside;
     mod binding;
+    mod bundle_file;
     mod console;
     mod device_log;
     mod faults;

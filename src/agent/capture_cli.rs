@@ -1,18 +1,20 @@
 //! `lifesign capture`: collects an app's evidence now, as an incident would.
 
-use super::incident::target;
+use super::config::Config;
+use super::identity;
+use super::incident::{new_incident, target};
 use super::probe::Asker;
 use super::turn::{self, Turn};
 use crate::base::rung::Finding;
 use crate::base::step::{Action, Query, Step};
 use crate::base::time::Clock;
 use crate::binding::Bound;
-use crate::capture::{self, Budget, Capture, Tell};
-use crate::diagnosis::{Diagnosis, diagnose};
+use crate::bundle::{Bundle, Origin};
+use crate::capture::{self, Budget, Tell};
+use crate::diagnosis::diagnose;
 use crate::evidence::Evidence;
 use crate::evidence::rounds::{self, Round, Rounds};
 use crate::scenario::Scenario;
-use std::path::Path;
 
 /// How much is collected.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -29,15 +31,6 @@ pub enum Level {
 /// First evidence is small enough for any link.
 const FIRST_BYTES: u64 = 64 * 1024;
 
-/// What was collected, and what it shows.
-#[derive(Debug)]
-pub struct Collected {
-    /// The evidence and the steps.
-    pub capture: Capture,
-    /// What it shows.
-    pub diagnosis: Diagnosis,
-}
-
 /// Why nothing was collected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,27 +42,39 @@ pub enum Error {
     Turn(#[from] turn::Error),
 }
 
-/// Collects by the first scenario of an app, for an agent that keeps its state there.
+/// Collects by the first scenario of an app.
 ///
 /// # Errors
 ///
 /// When there is no scenario, or somebody collects already.
 pub async fn collect(
     bound: &Bound,
-    state: &Path,
+    config: &Config,
     level: Level,
     tell: Tell<'_>,
-) -> Result<Collected, Error> {
+) -> Result<Bundle, Error> {
     let scenario = bound.scenarios.first().ok_or(Error::NoScenario)?;
-    let target = target(&bound.app, scenario, state);
-    let _turn = Turn::take(state, bound.app.id)?;
+    let _turn = Turn::take(&config.state, bound.app.id)?;
+    let origin = Origin {
+        incident: new_incident(),
+        device: config.device.clone(),
+        app: bound.app.id,
+        app_name: bound.app.name.clone(),
+        scenario: scenario.name().clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        failed_at: Clock::wall(),
+        failed_uptime: Clock::now(),
+        boot_id: identity::boot_id(),
+    };
+    let target = target(&bound.app, scenario, &config.state);
     let before = capture::look(&target).await;
     let round = ask(bound, scenario).await;
     let (steps, budget) = level.of(scenario);
-    let mut capture = capture::capture(&target, &steps, before, budget, tell).await;
-    capture.artifacts.push(Rounds { rounds: vec![round] }.to_artifact());
-    let diagnosis = diagnose(&Evidence::read(&capture.artifacts));
-    Ok(Collected { capture, diagnosis })
+    let captured = capture::capture(&target, &steps, before, budget, tell).await;
+    let mut artifacts = captured.artifacts;
+    artifacts.push(Rounds { rounds: vec![round] }.to_artifact());
+    let diagnosis = diagnose(&Evidence::read(&artifacts));
+    Ok(Bundle { origin, steps: captured.steps, diagnosis, artifacts })
 }
 
 /// One round, with every question asked.

@@ -133,7 +133,7 @@ impl Desk {
     pub async fn begin(&self, failure: Failure<'_>) {
         let Failure { app, scenario, rounds, before, tell } = failure;
         let mut open = OpenIncident {
-            incident: self.new_incident().to_string(),
+            incident: new_incident().to_string(),
             failed_at: Clock::wall(),
             failed_uptime: Clock::now(),
             boot_id: self.boot_id,
@@ -318,14 +318,16 @@ impl Desk {
     fn lock_ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn new_incident(&self) -> IncidentId {
-        let mut bytes = [0; 16];
-        ring::rand::SystemRandom::new()
-            .fill(&mut bytes)
-            .expect("the kernel gives random numbers once it has booted");
-        IncidentId::new(bytes)
-    }
+/// A name that nobody else gives to an incident.
+#[must_use]
+pub(super) fn new_incident() -> IncidentId {
+    let mut bytes = [0; 16];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the kernel gives random numbers once it has booted");
+    IncidentId::new(bytes)
 }
 
 /// An app as a capture under a scenario sees it, by an agent that keeps its state there.

@@ -13,6 +13,7 @@
 
 pub mod assignment;
 pub mod board;
+pub mod bundle_file;
 pub mod capture_cli;
 pub mod config;
 pub mod identity;

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use lifesign::agent::capture_cli::{self, Collected};
+use lifesign::agent::capture_cli;
+use lifesign::agent::config::Config;
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::survey::{Paint, survey};
-use lifesign::agent::{assignment, config, keeper, run, scenario_cli, status};
+use lifesign::agent::{assignment, bundle_file, config, keeper, run, scenario_cli, status};
 use lifesign::base::chain::Chain;
 use lifesign::base::document::{FromNode, parse_duration};
 use lifesign::base::rung::Answer;
@@ -13,6 +14,8 @@ use lifesign::base::text::Harmless;
 use lifesign::base::time::{Clock, NoDate, Timestamp};
 use lifesign::binding::Bound;
 use lifesign::capture::Progress;
+use lifesign::evidence::Artifact;
+use lifesign::report::{self, Style, Whole};
 use lifesign::telemetry;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -52,6 +55,13 @@ enum Command {
         app: String,
         #[command(flatten)]
         ask: Ask,
+    },
+    /// Show a bundle that `capture --out` or the controller's `export` wrote
+    Show {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Leave apps alone for a while: they are not asked, and report nothing
     Pause {
@@ -117,9 +127,27 @@ struct Ask {
     /// How much to collect
     #[arg(long, value_enum, default_value_t = Level::Full)]
     level: Level,
+    /// Seal it all into this file, for `lifesign show` and for whoever shall look at it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Write each artifact into this directory
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Wanted {
+    /// The file
+    file: PathBuf,
+    /// Of the device that sealed it, PEM; the one of this device if nothing is said
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    /// Write the bytes of one artifact, as the guest or the hypervisor gave them
+    #[arg(long, value_name = "NAME", conflicts_with = "json")]
+    artifact: Option<String>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -208,8 +236,12 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Capture { config, app, ask } => {
             let binding = runtime.block_on(find(&config.config, &app))?;
-            let state = config::read(&config.config)?.state;
-            runtime.block_on(capture_once(binding, &state, &ask))?;
+            let config = config::read(&config.config)?;
+            runtime.block_on(capture_once(binding, &config, &ask))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Show { config, wanted } => {
+            show(&wanted, &config.config)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Pause { config, apps, why, end } => {
@@ -290,33 +322,67 @@ async fn show_status(config: &Path, watch: bool) -> Result<()> {
     Ok(())
 }
 
-async fn capture_once(binding: Bound, state: &Path, ask: &Ask) -> Result<()> {
+async fn capture_once(binding: Bound, config: &Config, ask: &Ask) -> Result<()> {
     let bar = Bar::new();
     let tell = |progress| bar.draw(progress);
-    let collected = capture_cli::collect(&binding, state, ask.level.into(), &tell).await;
+    let collected = capture_cli::collect(&binding, config, ask.level.into(), &tell).await;
     bar.clear();
-    let Collected { capture, diagnosis } = collected?;
-    for step in &capture.steps {
+    let bundle = collected?;
+    for step in &bundle.steps {
         let (outcome, took) = (step.outcome.word(), step.took_ms);
         say(&format!(
             "{:<34} {outcome:<8} {took:>6} ms {:>8} bytes  {}",
             step.name, step.bytes, step.reason
         ));
     }
+    let diagnosis = &bundle.diagnosis;
     say(&format!(
         "\n{} ({}, confidence {})",
         diagnosis.title, diagnosis.class, diagnosis.confidence
     ));
     diagnosis.facts_for.iter().for_each(|fact| say(&format!("  + {fact}")));
     diagnosis.facts_against.iter().for_each(|fact| say(&format!("  - {fact}")));
+    if let Some(path) = &ask.out {
+        let bytes = bundle_file::write(path, &bundle, config)?;
+        say(&format!("\n{bytes} bytes sealed into {}", path.display()));
+    }
     let Some(directory) = &ask.output else { return Ok(()) };
     std::fs::create_dir_all(directory)
         .with_context(|| format!("failed to make {}", directory.display()))?;
-    for artifact in &capture.artifacts {
+    for artifact in &bundle.artifacts {
         let path = directory.join(artifact.label());
         std::fs::write(&path, &artifact.data)
             .with_context(|| format!("failed to write {}", path.display()))?;
     }
+    Ok(())
+}
+
+fn show(wanted: &Wanted, config: &Path) -> Result<()> {
+    let certificate = match &wanted.certificate {
+        Some(path) => path.clone(),
+        None => {
+            config::read(config)
+                .context("give the certificate of the device that sealed it, by --certificate")?
+                .certificate
+        }
+    };
+    let (bundle, bytes) = bundle_file::read(&wanted.file, &certificate)?;
+    if let Some(name) = &wanted.artifact {
+        let found = bundle.artifacts.iter().find(|artifact| artifact.label() == *name);
+        let Some(artifact) = found else {
+            let names: Vec<String> = bundle.artifacts.iter().map(Artifact::label).collect();
+            bail!("the bundle has no artifact `{name}`; it has: {}", names.join(", "));
+        };
+        // As the guest gave them: whoever asks for them by name knows what to do with them.
+        return Ok(io::stdout().write_all(&artifact.data)?);
+    }
+    if wanted.json {
+        say(&serde_json::to_string_pretty(&Whole::new(bytes, &bundle))?);
+        return Ok(());
+    }
+    let style = Style { colour: io::stdout().is_terminal() };
+    let more = format!("lifesign show {} --artifact NAME", wanted.file.display());
+    write!(io::stdout(), "{}", report::bundle(&bundle, style, &more)).ok();
     Ok(())
 }
 

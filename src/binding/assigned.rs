@@ -143,7 +143,9 @@ impl Authority {
     }
 }
 
-fn key_of(pem: &[u8]) -> Option<PublicKey> {
+/// The key of a certificate in PEM form, if it is one that seals.
+#[must_use]
+pub fn key_of(pem: &[u8]) -> Option<PublicKey> {
     let der = CertificateDer::from_pem_slice(pem).ok()?;
     let certificate = rustls::server::ParsedCertificate::try_from(&der).ok()?;
     PublicKey::from_spki(certificate.subject_public_key_info().as_ref())

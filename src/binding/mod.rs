@@ -29,7 +29,7 @@ mod setup;
 pub mod source;
 mod watch;
 
-pub use assigned::{Assigned, Authority, KeyError, Refusal, Taken};
+pub use assigned::{Assigned, Authority, KeyError, Refusal, Taken, key_of};
 pub use files::{Files, Loaded, Wrong, load};
 pub use registry::{Change, Registry};
 pub use resolve::{Bound, Hindered, Resolved, Warning, resolve};

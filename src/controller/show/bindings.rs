@@ -1,12 +1,13 @@
 //! What is published for a device, and what the device makes of it.
 
-use super::{ShowError, Style, report::section};
+use super::{ShowError, Style};
 use crate::base::id::DeviceId;
 use crate::base::text::{Harmless, harmless_line};
 use crate::base::time::Timestamp;
 use crate::bundle::{Bindings, OpenError, PublicKey, Text, open_bindings};
 use crate::controller::store::{Published, Reader};
 use crate::pb::v1;
+use crate::report::section;
 use prost::Message;
 use std::path::Path;
 
@@ -66,20 +67,23 @@ impl Known {
     fn verdict(&self, style: Style) -> String {
         let device = &self.device;
         let Some(Published { sequence, .. }) = &self.published else {
-            return style.bold(&format!("nothing is published for {device}"));
+            return style.text().bold(&format!("nothing is published for {device}"));
         };
         let Told::Status { in_force, refused, .. } = &self.told else {
-            return style.bold(&format!("bindings {sequence} wait for {device}"));
+            return style.text().bold(&format!("bindings {sequence} wait for {device}"));
         };
         match (*in_force == Some(*sequence), refused) {
-            (true, None) => style.bold(&format!("bindings {sequence} are in force on {device}")),
-            (true, Some(_)) => style.alarming(&format!(
+            (true, None) => {
+                style.text().bold(&format!("bindings {sequence} are in force on {device}"))
+            }
+            (true, Some(_)) => style.text().alarming(&format!(
                 "bindings {sequence} are in force on {device}, which refused others since"
             )),
             (false, Some(_)) => style
+                .text()
                 .alarming(&format!("bindings {sequence} are not in force: {device} refuses them")),
             (false, None) => {
-                style.alarming(&format!("bindings {sequence} are not in force on {device}"))
+                style.text().alarming(&format!("bindings {sequence} are not in force on {device}"))
             }
         }
     }
@@ -125,11 +129,11 @@ fn texts(bindings: &Bindings, style: Style) -> Vec<String> {
     if !bindings.scenarios.is_empty() {
         let name = |text: &Text| format!("{}\n", harmless_line(text.name.as_bytes()));
         let names: String = bindings.scenarios.iter().map(name).collect();
-        sections.extend(section("Scenarios that come with it", names, style));
+        sections.extend(section("Scenarios that come with it", names, style.text()));
     }
     let Text { name, text } = &bindings.bindings;
     let text = format!("{}\n", Harmless(text.trim_end().as_bytes()));
-    sections.extend(section(&harmless_line(name.as_bytes()), text, style));
+    sections.extend(section(&harmless_line(name.as_bytes()), text, style.text()));
     sections
 }
 

@@ -1,11 +1,8 @@
 //! The same for programs. Fields are added, never renamed.
 
 use super::{Found, broken, state};
-use crate::bundle::Bundle;
 use crate::controller::store::{Incident, Open, Record};
-use crate::evidence::Evidence;
-use crate::evidence::report::StepReport;
-use crate::evidence::rounds::Round;
+use crate::report::Contents;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -36,29 +33,6 @@ struct Full<'a> {
     broken: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Contents {
-    bytes: usize,
-    steps: Vec<Step>,
-    artifacts: Vec<ArtifactSize>,
-    rounds: Vec<Round>,
-}
-
-#[derive(Serialize)]
-struct Step {
-    name: String,
-    outcome: &'static str,
-    reason: String,
-    took_ms: u32,
-    bytes: u64,
-}
-
-#[derive(Serialize)]
-struct ArtifactSize {
-    name: String,
-    bytes: usize,
-}
-
 /// A list.
 pub(super) fn incidents(incidents: &[Incident]) -> String {
     let rows: Vec<Row<'_>> = incidents.iter().map(row).collect();
@@ -68,7 +42,9 @@ pub(super) fn incidents(incidents: &[Incident]) -> String {
 /// One object.
 pub(super) fn incident(found: &Found) -> String {
     let (bundle, failure) = match &found.open {
-        Ok(Some(Open { bytes, bundle: Ok(opened) })) => (Some(contents(bytes.len(), opened)), None),
+        Ok(Some(Open { bytes, bundle: Ok(opened) })) => {
+            (Some(Contents::new(bytes.len(), opened)), None)
+        }
         Ok(Some(Open { bundle: Err(error), .. })) => (None, Some(broken(error))),
         Ok(None) => (None, None),
         Err(error) => (None, Some(broken(error))),
@@ -97,28 +73,5 @@ fn row(incident: &Incident) -> Row<'_> {
         bundle_sha256: incident.bundle.map(|digest| digest.to_string()),
         diagnosis: incident.diagnosis.as_ref(),
         claimed: incident.claimed.as_ref(),
-    }
-}
-
-fn contents(bytes: usize, bundle: &Bundle) -> Contents {
-    let sizes = bundle
-        .artifacts
-        .iter()
-        .map(|artifact| ArtifactSize { name: artifact.label(), bytes: artifact.data.len() });
-    Contents {
-        bytes,
-        steps: bundle.steps.iter().map(step).collect(),
-        artifacts: sizes.collect(),
-        rounds: Evidence::read(&bundle.artifacts).rounds.rounds,
-    }
-}
-
-fn step(step: &StepReport) -> Step {
-    Step {
-        name: step.name.clone(),
-        outcome: step.outcome.word(),
-        reason: step.reason.clone(),
-        took_ms: step.took_ms,
-        bytes: step.bytes,
     }
 }

@@ -1,9 +1,9 @@
 //! The list of incidents.
 
-use super::table::table;
 use super::{Style, state};
 use crate::base::text::harmless_line;
 use crate::controller::store::Incident;
+use crate::report::table;
 
 /// Digits of an id that are shown, if they tell all incidents apart.
 const DIGITS: usize = 8;
@@ -18,7 +18,7 @@ pub(super) fn text(incidents: &[Incident], style: Style) -> String {
     let head = ["INCIDENT", "FAILED AT", "DEVICE", "APP", "STATE", "CLASS", "TITLE"];
     let text = table(head, &rows);
     match text.split_once('\n') {
-        Some((head, rest)) => format!("{}\n{rest}", style.bold(head)),
+        Some((head, rest)) => format!("{}\n{rest}", style.text().bold(head)),
         None => text,
     }
 }

@@ -6,11 +6,9 @@
 //! raw only as an artifact that was asked for by name.
 
 mod bindings;
-mod excerpt;
 mod json;
 mod list;
 mod report;
-mod table;
 
 pub use bindings::bindings;
 
@@ -162,12 +160,8 @@ fn state(incident: &Incident) -> &'static str {
 }
 
 impl Style {
-    fn bold(self, text: &str) -> String {
-        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn alarming(self, text: &str) -> String {
-        if self.colour { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
+    fn text(self) -> crate::report::Style {
+        crate::report::Style { colour: self.colour }
     }
 }
 

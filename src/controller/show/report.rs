@@ -1,15 +1,11 @@
 //! One incident in full, the verdict first.
 
-use super::excerpt::excerpt;
-use super::table::table;
 use super::{Found, Style, broken, state};
 use crate::base::text::harmless_line;
 use crate::base::time::Spoken;
 use crate::bundle::Bundle;
 use crate::controller::store::{Incident, Open, Record};
-use crate::evidence::report::StepReport;
-use crate::evidence::rounds::{Probe, Round};
-use crate::evidence::{Artifact, Evidence};
+use crate::report;
 use std::time::Duration;
 
 /// The report: sections, each with a blank line before it.
@@ -33,7 +29,7 @@ fn verdict(incident: &Incident, style: Style) -> String {
         Some(record) => format!("{}: {}", safe(&record.class), safe(&record.title)),
         None => "not diagnosed yet".to_owned(),
     };
-    format!("{}\n", style.alarming(&line))
+    format!("{}\n", style.text().alarming(&line))
 }
 
 fn head(found: &Found, style: Style) -> String {
@@ -79,101 +75,26 @@ fn diagnosis(incident: &Incident) -> Option<&Record> {
 }
 
 fn facts(incident: &Incident, style: Style) -> Vec<String> {
+    let style = style.text();
     let mut sections = Vec::new();
     if let Some(record) = diagnosis(incident) {
-        sections.extend(section("What speaks for it", bullets('+', &record.facts_for), style));
-        sections.extend(section(
-            "What speaks against it",
-            bullets('-', &record.facts_against),
-            style,
-        ));
+        sections.extend(report::facts(&record.facts_for, &record.facts_against, style));
     }
     if let (Some(ours), Some(theirs)) = (&incident.diagnosis, &incident.claimed)
         && ours.signature != theirs.signature
     {
         let line = format!("{}: {}\n", safe(&theirs.class), safe(&theirs.title));
-        sections.extend(section("What the device thought", line, style));
+        sections.extend(report::section("What the device thought", line, style));
     }
     sections
-}
-
-fn bullets(bullet: char, facts: &[String]) -> String {
-    facts.iter().map(|fact| format!("{bullet} {}\n", safe(fact))).collect()
 }
 
 fn contents(bundle: &Bundle, incident: &Incident, style: Style) -> Vec<String> {
-    let Evidence { rounds, .. } = Evidence::read(&bundle.artifacts);
-    let mut sections = Vec::new();
-    sections.extend(section("Rounds that led here", timeline(&rounds.rounds), style));
-    sections.extend(section("Steps of the capture", steps(&bundle.steps), style));
-    sections.extend(section("What was collected", collected(&bundle.artifacts, incident), style));
     let subject = diagnosis(incident).map_or("", |record| record.subject.as_str());
-    if let Some(found) = excerpt(&bundle.artifacts, subject) {
-        let mut lines: String = found.lines.iter().map(|line| format!("| {line}\n")).collect();
-        if found.more > 0 {
-            lines.push_str(&format!("  and {} lines more\n", found.more));
-        }
-        sections.extend(section(&format!("From {}", found.from), lines, style));
-    }
-    sections
-}
-
-/// Nothing, if there is nothing to say.
-pub(super) fn section(title: &str, body: String, style: Style) -> Option<String> {
-    (!body.is_empty()).then(|| format!("{}\n{body}", style.bold(title)))
-}
-
-fn timeline(rounds: &[Round]) -> String {
-    let rows: Vec<[String; 6]> = rounds
-        .iter()
-        .flat_map(|round| {
-            let times =
-                std::iter::once(round.at.to_string()).chain(std::iter::repeat(String::new()));
-            round.probes.iter().zip(times).map(probe)
-        })
-        .collect();
-    if rows.is_empty() {
-        String::new()
-    } else {
-        table(["AT", "PROBE", "RUNG", "ANSWER", "TOOK", "REASON"], &rows)
-    }
-}
-
-fn probe((probe, at): (&Probe, String)) -> [String; 6] {
-    let took = Spoken(Duration::from_millis(probe.took_ms)).to_string();
-    let (rung, answer) = (probe.rung.to_string(), probe.answer.to_string());
-    [at, safe(&probe.name), rung, answer, took, safe(&probe.reason)]
-}
-
-fn steps(steps: &[StepReport]) -> String {
-    let row = |step: &StepReport| {
-        let took = Spoken(Duration::from_millis(step.took_ms.into())).to_string();
-        [
-            safe(&step.name),
-            step.outcome.to_string(),
-            took,
-            step.bytes.to_string(),
-            safe(&step.reason),
-        ]
-    };
-    let rows: Vec<[String; 5]> = steps.iter().map(row).collect();
-    if rows.is_empty() {
-        String::new()
-    } else {
-        table(["STEP", "OUTCOME", "TOOK", "BYTES", "REASON"], &rows)
-    }
-}
-
-fn collected(artifacts: &[Artifact], incident: &Incident) -> String {
-    let row = |artifact: &Artifact| [artifact.label(), artifact.data.len().to_string()];
-    let rows: Vec<[String; 2]> = artifacts.iter().map(row).collect();
-    if rows.is_empty() {
-        return String::new();
-    }
     let id = incident.id.to_string();
     let short = id.get(..8).unwrap_or(&id);
-    table(["ARTIFACT", "BYTES"], &rows)
-        + &format!("`lifesign-controller show {short} --artifact NAME` gives its bytes.\n")
+    let more = format!("lifesign-controller show {short} --artifact NAME");
+    report::contents(bundle, subject, style.text(), &more)
 }
 
 /// Text of a device or a guest in a line of ours.

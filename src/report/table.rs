@@ -1,7 +1,8 @@
 //! Columns of text.
 
 /// Rows under a head, each column as wide as its widest cell; the last one is not padded.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+#[must_use]
+pub fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = head.map(width);
     for row in rows {
         for (wide, cell) in widths.iter_mut().zip(row) {

@@ -1,0 +1,88 @@
+//! What a capture did not bring, and what would make it possible the next time.
+
+use crate::base::text::harmless_line;
+use crate::evidence::report::{Outcome, StepReport};
+use std::collections::BTreeMap;
+
+/// A remedy a line, with the steps that it would help.
+pub(super) fn text(steps: &[StepReport]) -> String {
+    let mut remedies: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for step in steps {
+        if let Some(remedy) = remedy(step) {
+            remedies.entry(remedy).or_default().push(harmless_line(step.name.as_bytes()));
+        }
+    }
+    remedies.iter().map(|(remedy, steps)| format!("- {}: {remedy}\n", steps.join(", "))).collect()
+}
+
+/// What would bring it, if anything is known to.
+fn remedy(step: &StepReport) -> Option<String> {
+    let said = |words: &str| step.reason.contains(words);
+    let kind = step.name.split(' ').next().unwrap_or_default();
+    if let Some((_, consent)) = step.reason.split_once("needs the consent `") {
+        let consent = harmless_line(consent.trim_end_matches('`').as_bytes());
+        return Some(format!("say `consent: {consent}` in the app's binding"));
+    }
+    let remedy = match (kind, step.outcome) {
+        (_, Outcome::Done) => return None,
+        ("console", Outcome::Skipped) => {
+            "bind the file to which the hypervisor copies the console, as `console-log`"
+        }
+        ("host" | "qmp", Outcome::Skipped) if said("names no") => {
+            "bind the monitor's socket, as `qmp`"
+        }
+        ("sysrq", Outcome::Refused) if said("mask") => {
+            "in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent"
+        }
+        ("sysrq", Outcome::Refused) => "it takes a kernel that is built for it",
+        ("sysrq", Outcome::Silent) => {
+            "a kernel that takes no key tells nothing by itself; read its memory from outside"
+        }
+        ("sysrq", Outcome::Partial) if said("log level") => {
+            "boot the guest without `quiet`, or give the VM a guest agent"
+        }
+        ("sysrq", Outcome::Skipped) if said("names no") => {
+            "bind the console's socket, as `console`, or give the VM a guest agent"
+        }
+        ("sysrq", Outcome::Failed) if said("somebody else") => {
+            "end the session that holds the console"
+        }
+        _ if said("budget of time") => "raise `time` in the scenario's `budget`",
+        _ if said("budget of bytes") => "raise `bytes` in the scenario's `budget`",
+        _ => return None,
+    };
+    Some(remedy.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(name: &str, outcome: Outcome, reason: &str) -> StepReport {
+        let (name, reason) = (name.to_owned(), reason.to_owned());
+        StepReport { name, outcome, reason, took_ms: 0, bytes: 0 }
+    }
+
+    #[test]
+    fn each_remedy_is_told_once() {
+        let mask = "the kernel lives, but its sysrq mask forbids this action";
+        let steps = [
+            step("host", Outcome::Done, ""),
+            step("console", Outcome::Skipped, "the binding names no `console-log`"),
+            step("sysrq blocked-tasks", Outcome::Refused, mask),
+            step("sysrq task-states", Outcome::Refused, mask),
+            step("sysrq memory-usage", Outcome::Skipped, "needs the consent `input`"),
+            step("qmp status", Outcome::Silent, "somebody else has it"),
+        ];
+        insta::assert_snapshot!(text(&steps), @r"
+        - console: bind the file to which the hypervisor copies the console, as `console-log`
+        - sysrq blocked-tasks, sysrq task-states: in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent
+        - sysrq memory-usage: say `consent: input` in the app's binding
+        ");
+    }
+
+    #[test]
+    fn all_well_is_nothing_to_say() {
+        assert_eq!(text(&[step("host", Outcome::Done, "")]), "");
+    }
+}
