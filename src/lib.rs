@@ -8,6 +8,7 @@ pub mod base;
 pub mod bundle;
 pub mod diagnosis;
 pub mod evidence;
+pub mod kernel;
 pub mod ladder;
 pub mod pb;
 pub mod report;

@@ -1,4 +1,4 @@
-//! What the hypervisor tells of a guest.
+//! What the hypervisor tells of a guest, and the guest's RAM.
 //!
 //! Asks and leaves: never holds a monitor longer than a second, never sends `quit`, never brings a
 //! guest into a run state that its manager does not know. What the answers mean is for others. The one
@@ -10,4 +10,5 @@ pub mod channel;
 pub mod chardev;
 pub mod process;
 pub mod qmp;
+pub mod ram;
 pub mod vcpu;

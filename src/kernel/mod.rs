@@ -1,0 +1,19 @@
+//! A guest's kernel, read from outside and without its help.
+//!
+//! ```text
+//!   Memory (physical)  --> Space (virtual) --> Symbols, Types --> log, tasks, CPUs, locks
+//!   Registers of a CPU --> where the kernel is  ^
+//! ```
+//!
+//! Nothing is needed but the guest's RAM and the registers of one CPU: kernels carry the names of their
+//! functions, the layout of their structures and the tables that unwind their stacks with them.
+//!
+//! The guest runs on while it is read, and may be hostile. Every pointer is checked by what it must
+//! lead to, every list has a length that it may have at most, every read is counted against an
+//! allowance, and no arithmetic on what the guest says can overflow. A guest that lies can only make
+//! its own report wrong.
+
+#[cfg(test)]
+pub(crate) mod faulty;
+pub mod machine;
+pub mod memory;
