@@ -106,3 +106,14 @@ pub const LOG_RECENT_BYTES: usize = 64 * 1024;
 /// Captures on one device at once: each takes a second of a core, and a dump is read as fast as a guest
 /// prints it.
 pub const CAPTURES: usize = 2;
+
+/// What a look at a guest's memory may read, without the search for its kernel: a kernel's own tables
+/// are some 25 MiB at the first look, and 2,000 tasks some 20.
+pub const LOOK_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A read takes a microsecond or two of a CPU: no look lasts much longer than a second, whatever the
+/// guest's pointers lead to.
+pub const LOOK_READS: u64 = 500_000;
+
+/// How much of the kernel's log a look takes: as much as of the console.
+pub const LOOK_LOG_BYTES: usize = CONSOLE_TAIL_BYTES;

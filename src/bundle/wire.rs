@@ -168,6 +168,7 @@ fn encode_artifact(artifact: &Artifact) -> v1::Artifact {
         Kind::Qmp => v1::Kind::Qmp,
         Kind::Host => v1::Kind::Host,
         Kind::Rounds => v1::Kind::Rounds,
+        Kind::Memory => v1::Kind::Memory,
         Kind::Other => v1::Kind::Unknown,
     };
     v1::Artifact { kind: kind.into(), name: artifact.name.clone(), data: artifact.data.clone() }
@@ -180,6 +181,7 @@ fn decode_artifact(artifact: v1::Artifact) -> Artifact {
         v1::Kind::Qmp => Kind::Qmp,
         v1::Kind::Host => Kind::Host,
         v1::Kind::Rounds => Kind::Rounds,
+        v1::Kind::Memory => Kind::Memory,
         v1::Kind::Unknown => Kind::Other,
     };
     Artifact { kind, name: harmless_line(artifact.name.as_bytes()), data: artifact.data }

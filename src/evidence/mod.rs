@@ -10,6 +10,7 @@ pub mod host;
 pub mod kernel_log;
 pub mod line;
 pub mod locks;
+pub mod memory;
 pub mod qmp;
 #[cfg(test)]
 pub(crate) mod recorded;
@@ -46,6 +47,8 @@ pub enum Kind {
     Host,
     /// JSON: [`rounds::Rounds`].
     Rounds,
+    /// JSON: [`memory::Memory`].
+    Memory,
     /// Written by a later version of this program.
     Other,
 }
@@ -63,6 +66,8 @@ pub struct Evidence {
     pub host: Option<host::Host>,
     /// The probes that led here.
     pub rounds: rounds::Rounds,
+    /// The guest's own memory.
+    pub memory: Option<memory::Memory>,
 }
 
 impl Artifact {
@@ -75,6 +80,7 @@ impl Artifact {
             Kind::Qmp => "qmp",
             Kind::Host => "host",
             Kind::Rounds => "rounds",
+            Kind::Memory => "memory",
             Kind::Other => "other",
         };
         let name = harmless_line(self.name.as_bytes());
@@ -94,8 +100,13 @@ impl Evidence {
                 Kind::Qmp => evidence.qmp = qmp::Qmp::read(&artifact.data),
                 Kind::Host => evidence.host = host::Host::read(&artifact.data),
                 Kind::Rounds => evidence.rounds = rounds::Rounds::read(&artifact.data),
+                Kind::Memory => evidence.memory = memory::Memory::read(&artifact.data),
                 Kind::Other => {}
             }
+        }
+        // What the kernel said is whole in its memory, whatever reached the console.
+        if let Some(memory) = evidence.memory.as_ref().filter(|memory| !memory.log.is_empty()) {
+            evidence.console = kernel_log::KernelLog::read(memory.log.as_bytes());
         }
         evidence
     }

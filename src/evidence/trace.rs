@@ -9,6 +9,7 @@
 //! midst is what was interrupted, and only that and what follows is kept.
 
 use super::registers::Registers;
+use std::fmt;
 
 /// A kernel stack of 16 KiB rarely holds more calls.
 const FRAMES_KEPT: usize = 64;
@@ -101,6 +102,15 @@ impl Frame {
     #[must_use]
     pub fn name(&self) -> &str {
         self.function.split('.').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, offset, size, module, certain, .. } = self;
+        let doubt = if *certain { "" } else { "? " };
+        write!(f, "{doubt}{function}+{offset:#x}/{size:#x}")?;
+        module.iter().try_for_each(|module| write!(f, " [{module}]"))
     }
 }
 

@@ -1,8 +1,8 @@
 //! A guest's kernel, read from outside and without its help.
 //!
 //! ```text
-//!   Memory (physical)  --> Space (virtual) --> Symbols, Types --> log, tasks, CPUs, locks
-//!   Registers of a CPU --> where the kernel is  ^
+//!   Registers of a CPU --> where the kernel is
+//!   Memory (physical)  --> Space (virtual) --> Symbols, Types --> Log, tasks, CPUs, locks
 //! ```
 //!
 //! Nothing is needed but the guest's RAM and the registers of one CPU: kernels carry the names of their
@@ -13,7 +13,28 @@
 //! allowance, and no arithmetic on what the guest says can overflow. A guest that lies can only make
 //! its own report wrong.
 
+mod cpus;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod files;
+mod locks;
+pub mod log;
+pub mod look;
 pub mod machine;
 pub mod memory;
+mod modules;
+mod open;
+mod space;
+mod symbols;
+mod tasks;
+mod types;
+mod walk;
+mod x86_64;
+
+pub use cpus::{Cpu, Sample};
+pub use open::{Kernel, OpenError};
+pub use symbols::SymbolsError;
+pub use types::TypesError;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! What each CPU schedules.
+
+use super::Kernel;
+use super::memory::Fault;
+use super::types::layout::Layout;
+
+/// No edge guest has more.
+const CPUS: u32 = 1024;
+
+/// A CPU's queue at one moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cpu {
+    /// Its number.
+    pub index: u32,
+    /// Nanoseconds since boot, when it last looked. Stands still while it is idle.
+    pub clock_ns: u64,
+    /// The same without the time that interrupts took.
+    pub task_clock_ns: u64,
+    /// How often it changed from one task to another.
+    pub switches: u64,
+    /// How many tasks it has to run.
+    pub running: u32,
+    /// The address of the task that it runs.
+    pub current: u64,
+    /// Whether that is the one that does nothing.
+    pub idle: bool,
+}
+
+/// All CPUs at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Sample {
+    /// Those that are online, by number.
+    pub cpus: Vec<Cpu>,
+}
+
+impl Sample {
+    /// Looks at all of them.
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be read.
+    pub fn take(kernel: &Kernel<'_>) -> Result<Self, Fault> {
+        let symbol = |name| kernel.symbols.maybe(name);
+        let (Some(online), Some(offsets), Some(queues)) =
+            (symbol("__cpu_online_mask"), symbol("__per_cpu_offset"), symbol("runqueues"))
+        else {
+            return Ok(Self::default());
+        };
+        let mask = kernel.space.bytes(online, CPUS as usize / 8)?;
+        let is_online = |cpu: u32| mask[cpu as usize / 8] >> (cpu % 8) & 1 == 1;
+        let mut cpus = Vec::new();
+        for index in (0..CPUS).filter(|cpu| is_online(*cpu)) {
+            let offset = kernel.space.u64(offsets.wrapping_add(u64::from(index) * 8))?;
+            match Cpu::read(kernel, index, queues.wrapping_add(offset)) {
+                Ok(cpu) => cpus.push(cpu),
+                Err(Fault::Spent) => return Err(Fault::Spent),
+                // The mask is as long as the kernel was built for: behind it stands something else.
+                Err(_) => break,
+            }
+        }
+        Ok(Self { cpus })
+    }
+
+    /// The latest moment that any of them has seen, in nanoseconds since boot.
+    pub(super) fn now(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.clock_ns).max().unwrap_or_default()
+    }
+
+    pub(super) fn cpu(&self, index: u32) -> Option<&Cpu> {
+        self.cpus.iter().find(|cpu| cpu.index == index)
+    }
+
+    /// How long ago a task ran on a CPU, by that CPU's clock; the clock of an idle CPU stands still.
+    pub(super) fn since(&self, index: u32, ran_at: u64) -> Option<u64> {
+        let cpu = self.cpu(index)?;
+        let by_its_clock = cpu.task_clock_ns.checked_sub(ran_at)?;
+        by_its_clock.checked_add(self.now() - cpu.clock_ns)
+    }
+}
+
+impl Cpu {
+    fn read(kernel: &Kernel<'_>, index: u32, at: u64) -> Result<Self, Fault> {
+        let layout = &kernel.layouts.queue;
+        let view = layout.read(&kernel.space, at)?;
+        let current = view.word(layout.curr);
+        Ok(Self {
+            index,
+            clock_ns: view.word(layout.clock),
+            task_clock_ns: view.word(layout.clock_task),
+            switches: view.word(layout.switches),
+            running: view.u32(layout.running),
+            current,
+            idle: current == view.word(layout.idle),
+        })
+    }
+}

@@ -1,0 +1,269 @@
+//! One look at a kernel: all that is read of it, as evidence.
+
+use super::Kernel;
+use super::cpus::Sample;
+use super::files::{FileSystem, file_systems};
+use super::locks::{Locks, Wait};
+use super::log::Log;
+use super::machine::Registers;
+use super::memory::Fault;
+use super::tasks::{Task, Tasks};
+use super::x86_64::unwind::{Call, End};
+use crate::base::limits;
+use crate::evidence::memory::{self, Memory, Progress};
+use crate::evidence::trace::Frame;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often a stack is read again whose task ran meanwhile.
+const TRIES: usize = 3;
+
+const MS: u64 = 1_000_000;
+
+/// What else is known from outside.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outside<'a> {
+    /// The registers of CPUs, by number, at about the time of the look.
+    pub registers: &'a [(u32, Registers)],
+    /// An earlier sample, and how long ago it was taken.
+    pub before: Option<(&'a Sample, Duration)>,
+}
+
+/// Looks at all of it.
+///
+/// # Errors
+///
+/// When the allowance is spent before there is anything to show, or memory cannot be read at all.
+pub fn look(kernel: &Kernel<'_>, outside: Outside<'_>) -> Result<Memory, Fault> {
+    let sample = Sample::take(kernel)?;
+    let tasks = Tasks::read(kernel)?;
+    let mut look = Look {
+        kernel,
+        sample: &sample,
+        tasks: &tasks,
+        file_systems: file_systems(kernel).unwrap_or_default(),
+        stacks: Stacks::default(),
+        memory: Memory {
+            release: kernel.release()?,
+            uptime_ms: sample.now() / MS,
+            ..Memory::default()
+        },
+    };
+    look.tell_cpus(outside)?;
+    look.tell_tasks()?;
+    look.tell_log();
+    Ok(look.done())
+}
+
+struct Look<'l, 'm> {
+    kernel: &'l Kernel<'m>,
+    sample: &'l Sample,
+    tasks: &'l Tasks,
+    file_systems: Vec<FileSystem>,
+    stacks: Stacks,
+    memory: Memory,
+}
+
+/// Stacks, each once.
+#[derive(Default)]
+struct Stacks {
+    known: BTreeMap<Vec<String>, usize>,
+}
+
+impl Stacks {
+    fn number(&mut self, stack: Vec<String>) -> Option<usize> {
+        let next = self.known.len();
+        (!stack.is_empty()).then(|| *self.known.entry(stack).or_insert(next))
+    }
+
+    fn all(self) -> Vec<Vec<String>> {
+        let mut all: Vec<(usize, Vec<String>)> =
+            self.known.into_iter().map(|(stack, at)| (at, stack)).collect();
+        all.sort();
+        all.into_iter().map(|(_, stack)| stack).collect()
+    }
+}
+
+impl Look<'_, '_> {
+    fn tell_cpus(&mut self, outside: Outside<'_>) -> Result<(), Fault> {
+        for cpu in &self.sample.cpus {
+            let current = match self.tasks.all.get(&cpu.current) {
+                Some(task) => Some(task.clone()),
+                // The tasks that do nothing are in no list.
+                None => Task::read(self.kernel, cpu.current).ok().flatten().map(|(task, _)| task),
+            };
+            let registers = outside.registers.iter().find(|(index, _)| *index == cpu.index);
+            let registers = registers.map(|(_, registers)| registers);
+            let trail = registers.and_then(|registers| self.kernel.running(registers));
+            let calls = trail.map(|trail| trail.calls).unwrap_or_default();
+            let progress = outside.before.and_then(|(before, ago)| {
+                let before = before.cpu(cpu.index)?;
+                Some(Progress {
+                    after_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
+                    clock_ms: cpu.clock_ns.saturating_sub(before.clock_ns) / MS,
+                    switches: cpu.switches.saturating_sub(before.switches),
+                })
+            });
+            self.memory.cpus.push(memory::Cpu {
+                index: cpu.index,
+                pid: current.as_ref().map_or(0, |task| task.pid),
+                comm: current.map(|task| text(&task.comm)).unwrap_or_default(),
+                idle: cpu.idle,
+                running: cpu.running,
+                registers: registers.map(|registers| memory::Registers {
+                    user: registers.cpl == 3,
+                    interrupts_on: registers.interrupts_on(),
+                    halted: registers.halted,
+                }),
+                stack: printed(&self.frames(&calls)?),
+                progress,
+            });
+        }
+        Ok(())
+    }
+
+    fn tell_tasks(&mut self) -> Result<(), Fault> {
+        let mut locks = Locks::new(self.kernel, self.tasks);
+        for task in self.tasks.all.values() {
+            let mut told = self.told(task);
+            match self.tell_stack(task, &mut told, &mut locks) {
+                Err(Fault::Spent) => {
+                    self.memory.doubts.push("not all stacks were read: the guest has more tasks, or longer lists, than a look may read".to_owned());
+                    self.memory.tasks.push(told);
+                    break;
+                }
+                // The stack of a task that ended is gone.
+                Ok(()) | Err(_) => self.memory.tasks.push(told),
+            }
+        }
+        if !self.tasks.is_whole {
+            self.memory.doubts.push(
+                "the list of tasks changed each time it was read: some may be missing".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn told(&self, task: &Task) -> memory::Task {
+        let pid = |at| self.tasks.all.get(&at).map_or(0, |task| task.tgid);
+        let cpu = task.cpu.unwrap_or_default();
+        memory::Task {
+            pid: task.pid,
+            tgid: task.tgid,
+            ppid: pid(task.parent),
+            comm: text(&task.comm),
+            state: task.state,
+            kernel: task.is_kernel,
+            cpu,
+            since_ms: if task.on_cpu {
+                Some(0)
+            } else {
+                self.sample.since(cpu, task.ran_at).map(|ns| ns / MS)
+            },
+            stack: None,
+            moved: false,
+        }
+    }
+
+    /// Reads a stack, again if the task ran meanwhile.
+    fn tell_stack(
+        &mut self,
+        task: &Task,
+        told: &mut memory::Task,
+        locks: &mut Locks<'_, '_>,
+    ) -> Result<(), Fault> {
+        let mut task = task.clone();
+        for _ in 0..TRIES {
+            let Some(trail) = task.trail(self.kernel)? else {
+                told.stack = self.running_stack(told);
+                return Ok(());
+            };
+            let frames = self.frames(&trail.calls)?;
+            let wait = locks.wait(self.tasks, &task, &trail, &frames)?;
+            told.moved = !task.rests(self.kernel)? || trail.end == End::Lost;
+            if !told.moved || trail.end == End::Lost {
+                told.stack = self.stacks.number(printed(&frames));
+                if let Some(wait) = wait {
+                    let wait = self.wait(told.pid, wait)?;
+                    self.memory.waits.push(wait);
+                }
+                return Ok(());
+            }
+            match Task::read(self.kernel, task.at)? {
+                Some((again, _)) => task = again,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a task that runs, what its CPU's registers showed.
+    fn running_stack(&mut self, told: &memory::Task) -> Option<usize> {
+        let cpu = self.memory.cpus.iter().find(|cpu| cpu.pid == told.pid && !cpu.idle)?;
+        self.stacks.number(cpu.stack.clone())
+    }
+
+    fn wait(&self, pid: u32, wait: Wait) -> Result<memory::Wait, Fault> {
+        let owner = wait.owner.and_then(|owner| self.tasks.all.get(&owner));
+        let within = self.file_systems.iter().find(|it| it.has(self.kernel, wait.at));
+        let symbol = self.kernel.symbol(wait.at)?;
+        let lock = symbol.map(|(symbol, module)| {
+            let offset = wait.at - symbol.start;
+            let offset = if offset == 0 { String::new() } else { format!("+{offset:#x}") };
+            let module = module.map(|module| format!(" [{module}]")).unwrap_or_default();
+            format!("{}{offset}{module}", symbol.name)
+        });
+        Ok(memory::Wait {
+            pid,
+            kind: wait.kind,
+            lock: lock.unwrap_or_else(|| format!("{:#x}", wait.at)),
+            owner: owner.map(|task| task.pid),
+            frozen: within.filter(|it| it.frozen).map(|it| format!("{} on {}", it.kind, it.name)),
+        })
+    }
+
+    /// Calls that have no name are left out: there is nothing to show.
+    fn frames(&self, calls: &[Call]) -> Result<Vec<Frame>, Fault> {
+        let mut frames = Vec::new();
+        for call in calls {
+            frames.extend(self.kernel.frame(*call)?);
+        }
+        Ok(frames)
+    }
+
+    fn tell_log(&mut self) {
+        match Log::read(self.kernel, limits::LOOK_LOG_BYTES) {
+            Ok(log) => self.memory.log = text(&log.to_bytes()),
+            Err(fault) => {
+                self.memory.doubts.push(format!("the kernel's log was not read: {fault}"))
+            }
+        }
+    }
+
+    fn done(self) -> Memory {
+        let mut memory = self.memory;
+        memory.tasks.sort_by_key(|task| task.pid);
+        memory.waits.sort_by_key(|wait| wait.pid);
+        let on_disk = self.file_systems.into_iter().filter(|it| it.on_disk);
+        memory.file_systems = on_disk
+            .map(|it| memory::FileSystem {
+                kind: it.kind,
+                name: it.name,
+                frozen: it.frozen,
+                read_only: it.read_only,
+            })
+            .collect();
+        memory.stacks = self.stacks.all();
+        let spent = self.kernel.spent();
+        memory.cost = memory::Cost { reads: spent.reads, bytes: spent.bytes };
+        memory
+    }
+}
+
+fn printed(frames: &[Frame]) -> Vec<String> {
+    frames.iter().map(ToString::to_string).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

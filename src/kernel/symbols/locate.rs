@@ -1,0 +1,216 @@
+//! Where kallsyms is in the kernel.
+//!
+//! The parts follow each other in an order that changed with the years; only the tokens can be told by
+//! their look. What is found is believed when it gives a symbol the address that it is known to have,
+//! and the kernel's banner its text.
+//!
+//! ```text
+//!   until 6.3   offsets  base  count  names  markers  (seqs)  token_table  token_index
+//!   from 6.4    count  names  markers  token_table  token_index  offsets  (base)  seqs
+//! ```
+
+use super::tokens::Tokens;
+use crate::kernel::memory::Fault;
+use crate::kernel::space::{Space, Stream};
+use std::collections::{BTreeMap, HashMap};
+
+/// How many symbols a kernel has.
+const COUNTS: std::ops::RangeInclusive<u32> = 10_000..=1_000_000;
+
+/// How far before the tokens the count is: names of a million symbols, their markers and sequence.
+const SEARCHED: u64 = 16 << 20;
+
+/// What is searched at once, and how much of the names is looked at in passing.
+const WINDOW: u64 = 256 * 1024;
+const GLANCE: u64 = 4 * 1024;
+const GLANCED: usize = 48;
+
+/// Numbers that look like a count with names behind it, of which all names are read.
+const CANDIDATES: usize = 8;
+
+/// Names between two marks; the kernel's own markers have the same step.
+pub(super) const STEP: u32 = 256;
+
+/// How offsets become addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rule {
+    /// Below zero counted down from the base, otherwise the address of something per CPU.
+    PercpuAbsolute(u64),
+    /// Counted up from the base.
+    Relative(u64),
+    /// Counted from where the offset itself is.
+    FromItself,
+}
+
+/// The addresses, one for each name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Offsets {
+    /// Where they are.
+    pub(super) at: u64,
+    /// What they mean.
+    pub(super) rule: Rule,
+}
+
+/// The names, gone through once.
+pub(super) struct Names {
+    pub(super) count: u32,
+    /// Where every 256th name is, then where they end.
+    pub(super) marks: Vec<u64>,
+    /// Which of the wanted names there are, by number.
+    pub(super) wanted: BTreeMap<&'static str, u32>,
+}
+
+/// Finds it, if it is there and gives the `known` symbols their addresses.
+pub(super) fn locate(
+    space: &Space<'_>,
+    tokens: &Tokens,
+    wanted: &HashMap<&[u8], &'static str>,
+    known: &[(&'static str, u64)],
+) -> Result<Option<(Names, Offsets)>, Fault> {
+    for (count, count_at, names_at) in candidates(space, tokens)? {
+        let Some(names) = Names::read(space, tokens, (names_at, count), wanted)? else { continue };
+        let mut layouts = layouts(space, tokens, count_at, count).into_iter();
+        if let Some(offsets) = layouts.find(|offsets| offsets.are_right(space, &names, known)) {
+            return Ok(Some((names, offsets)));
+        }
+    }
+    Ok(None)
+}
+
+/// Counts with where they and their names are, the nearest to the tokens first.
+fn candidates(space: &Space<'_>, tokens: &Tokens) -> Result<Vec<(u32, u64, u64)>, Fault> {
+    let mut candidates = Vec::new();
+    let mut end = tokens.at.start / 8 * 8;
+    let first = end.saturating_sub(SEARCHED).max(space.image().at.start);
+    while end > first && candidates.len() < CANDIDATES {
+        let start = end.saturating_sub(WINDOW).max(first);
+        // Before the start of RAM there is no kernel.
+        let bytes = match space.bytes(start, (end - start + GLANCE) as usize) {
+            Ok(bytes) => bytes,
+            Err(Fault::Spent) => return Err(Fault::Spent),
+            Err(_) => break,
+        };
+        // The count is filled up with zeros, which packed names never hold so many of.
+        for place in (0..(end - start) as usize).step_by(8).rev() {
+            let word = bytes[place..].first_chunk().copied().unwrap_or_default();
+            let Ok(count) = u32::try_from(u64::from_le_bytes(word)) else { continue };
+            let names = start + place as u64 + 8;
+            let fits = COUNTS.contains(&count) && room(tokens, names, count);
+            if fits && glance(&bytes[place + 8..], tokens) && candidates.len() < CANDIDATES {
+                candidates.push((count, names - 8, names));
+            }
+        }
+        end = start;
+    }
+    Ok(candidates)
+}
+
+/// A name takes two bytes at least.
+fn room(tokens: &Tokens, names: u64, count: u32) -> bool {
+    tokens.at.start.checked_sub(names).is_some_and(|room| room / 2 > u64::from(count))
+}
+
+fn glance(bytes: &[u8], tokens: &Tokens) -> bool {
+    let mut at = 0;
+    for _ in 0..GLANCED {
+        let Some(length) = bytes.get(at).map(|byte| usize::from(*byte)) else { return false };
+        // The first names are no longer than 127 pieces.
+        let begins = bytes.get(at + 1).is_some_and(|token| tokens.begins(*token));
+        if length == 0 || length >= 0x80 || !begins {
+            return false;
+        }
+        at += 1 + length;
+    }
+    true
+}
+
+/// Where offsets may be, and how they may count.
+fn layouts(space: &Space<'_>, tokens: &Tokens, count_at: u64, count: u32) -> Vec<Offsets> {
+    let bytes = (u64::from(count) * 4).next_multiple_of(8);
+    let before = (count_at / 8 * 8).wrapping_sub(8);
+    let behind = tokens.at.end.next_multiple_of(8);
+    let places = [(before.wrapping_sub(bytes), before), (behind, behind.wrapping_add(bytes))];
+    let mut layouts = Vec::new();
+    for (at, base_at) in places {
+        let base = space.u64(base_at).ok();
+        let from_base = base.map(|base| [Rule::PercpuAbsolute(base), Rule::Relative(base)]);
+        let rules = from_base.into_iter().flatten().chain([Rule::FromItself]);
+        layouts.extend(rules.map(|rule| Offsets { at, rule }));
+    }
+    layouts
+}
+
+impl Names {
+    /// Goes through all names once; nothing is there unless all look like names and end in time.
+    fn read(
+        space: &Space<'_>,
+        tokens: &Tokens,
+        (at, count): (u64, u32),
+        wanted: &HashMap<&[u8], &'static str>,
+    ) -> Result<Option<Self>, Fault> {
+        let mut names = Self { count, marks: Vec::new(), wanted: BTreeMap::new() };
+        let mut stream = space.stream(at..tokens.at.start);
+        let (mut packed, mut name) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            if number % STEP == 0 {
+                names.marks.push(stream.at());
+            }
+            match next(&mut stream, &mut packed) {
+                Ok(()) => {}
+                Err(Fault::Spent) => return Err(Fault::Spent),
+                Err(_) => return Ok(None),
+            }
+            if !packed.first().is_some_and(|token| tokens.begins(*token)) {
+                return Ok(None);
+            }
+            tokens.unpack(&packed, &mut name);
+            if let Some(wanted) = wanted.get(name.as_slice()) {
+                names.wanted.entry(wanted).or_insert(number);
+            }
+        }
+        names.marks.push(stream.at());
+        Ok(Some(names))
+    }
+}
+
+/// The next name, packed. Longer ones than 127 pieces have their length in two bytes.
+pub(super) fn next(stream: &mut Stream<'_, '_>, packed: &mut Vec<u8>) -> Result<(), Fault> {
+    let mut length = usize::from(stream.byte()?);
+    if length & 0x80 != 0 {
+        length = length & 0x7f | usize::from(stream.byte()?) << 7;
+    }
+    packed.clear();
+    packed.extend_from_slice(stream.take(length)?);
+    Ok(())
+}
+
+impl Rule {
+    /// The address of the symbol whose offset, which stands at `at`, is this.
+    pub(super) fn address(self, at: u64, offset: i32) -> u64 {
+        let signed = i64::from(offset) as u64;
+        match self {
+            Self::PercpuAbsolute(base) if offset < 0 => base.wrapping_sub(1).wrapping_sub(signed),
+            Self::PercpuAbsolute(_) => signed,
+            Self::Relative(base) => base.wrapping_add(u64::from(offset as u32)),
+            Self::FromItself => at.wrapping_add(signed),
+        }
+    }
+}
+
+impl Offsets {
+    /// The address of a symbol, by its number.
+    pub(super) fn address(self, space: &Space<'_>, number: u32) -> Result<u64, Fault> {
+        let at = self.at.wrapping_add(u64::from(number) * 4);
+        Ok(self.rule.address(at, space.u32(at)?.cast_signed()))
+    }
+
+    fn are_right(self, space: &Space<'_>, names: &Names, known: &[(&'static str, u64)]) -> bool {
+        let address = |name| Some(self.address(space, *names.wanted.get(name)?).ok());
+        let mut agree = known.iter().filter_map(|(name, at)| Some(address(*name)? == Some(*at)));
+        let banner = address("linux_banner").flatten();
+        let begins = banner.and_then(|at| space.array(at).ok());
+        agree.next() == Some(true)
+            && agree.all(|agrees| agrees)
+            && begins == Some(*b"Linux version ")
+    }
+}

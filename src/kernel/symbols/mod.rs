@@ -1,0 +1,148 @@
+//! What the kernel's functions and variables are called: its own table for `kallsyms`.
+//!
+//! The table is some 5 MB and is not kept: one pass notes where every 256th name is, and which number
+//! the names have that are wanted. From then on a question reads the one block that it is about.
+
+mod locate;
+mod tokens;
+
+use super::memory::Fault;
+use super::space::Space;
+use locate::{Names, Offsets, STEP};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use tokens::Tokens;
+
+/// Why there are no symbols.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SymbolsError {
+    /// Nothing looks like a table of names.
+    #[error("the kernel carries no names of its functions (CONFIG_KALLSYMS)")]
+    NoTokens,
+    /// There is one, but it gives known symbols other addresses.
+    #[error("the names of the kernel's functions are laid out in a way that is not known")]
+    Unknown,
+    /// It carries names of functions alone.
+    #[error("the kernel does not tell where `{0}` is (CONFIG_KALLSYMS_ALL)")]
+    Missing(&'static str),
+    /// It cannot be read.
+    #[error("failed to read the names of the kernel's functions")]
+    Fault(#[from] Fault),
+}
+
+/// A place in the kernel, with a name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Symbol {
+    pub(super) name: String,
+    pub(super) start: u64,
+    /// Where the next one begins.
+    pub(super) end: u64,
+}
+
+/// The kernel's symbols.
+pub(super) struct Symbols {
+    tokens: Tokens,
+    names: Names,
+    offsets: Offsets,
+    /// The addresses of every 256th symbol. They are sorted.
+    firsts: Vec<u64>,
+    wanted: BTreeMap<&'static str, u64>,
+    /// Those that were asked for, by address.
+    seen: RefCell<BTreeMap<u64, Symbol>>,
+}
+
+impl Symbols {
+    /// Finds them behind an address in the kernel's text. `known` are symbols whose addresses are
+    /// known from elsewhere, by which the table is checked.
+    pub(super) fn find(
+        space: &Space<'_>,
+        text: u64,
+        known: &[(&'static str, u64)],
+        wanted: &[&'static str],
+    ) -> Result<Self, SymbolsError> {
+        let tokens = Tokens::find(space, text)?.ok_or(SymbolsError::NoTokens)?;
+        let names = known.iter().map(|(name, _)| *name).chain(["linux_banner"]);
+        let names = names.chain(wanted.iter().copied()).map(|name| (name.as_bytes(), name));
+        let names: HashMap<&[u8], &'static str> = names.collect();
+        let found = locate::locate(space, &tokens, &names, known)?;
+        let (names, offsets) = found.ok_or(SymbolsError::Unknown)?;
+        let mut firsts = Vec::new();
+        for number in (0..names.count).step_by(STEP as usize) {
+            firsts.push(offsets.address(space, number)?);
+        }
+        let mut wanted = BTreeMap::new();
+        for (name, number) in &names.wanted {
+            wanted.insert(*name, offsets.address(space, *number)?);
+        }
+        Ok(Self { tokens, names, offsets, firsts, wanted, seen: RefCell::default() })
+    }
+
+    /// The address of one of the wanted symbols.
+    pub(super) fn maybe(&self, name: &str) -> Option<u64> {
+        self.wanted.get(name).copied()
+    }
+
+    /// The address of one of the wanted symbols without which nothing goes on.
+    pub(super) fn must(&self, name: &'static str) -> Result<u64, SymbolsError> {
+        self.maybe(name).ok_or(SymbolsError::Missing(name))
+    }
+
+    /// The symbol that an address belongs to. Of several at one place it is the first, as the kernel
+    /// itself has it.
+    pub(super) fn at(&self, space: &Space<'_>, address: u64) -> Result<Option<Symbol>, Fault> {
+        if let Some((_, symbol)) = self.seen.borrow().range(..=address).next_back()
+            && address < symbol.end
+        {
+            return Ok(Some(symbol.clone()));
+        }
+        let found = self.search(space, address)?;
+        if let Some(symbol) = &found {
+            self.seen.borrow_mut().insert(symbol.start, symbol.clone());
+        }
+        Ok(found)
+    }
+
+    fn search(&self, space: &Space<'_>, address: u64) -> Result<Option<Symbol>, Fault> {
+        // Behind all that are before it, so that the first of several at one place is seen.
+        let block = self.firsts.partition_point(|first| *first < address).saturating_sub(1);
+        let step = STEP as usize;
+        let first = u32::try_from(block * step).unwrap_or(u32::MAX);
+        let left = self.names.count.saturating_sub(first).min(2 * STEP);
+        let at = self.offsets.at.wrapping_add(u64::from(first) * 4);
+        let bytes = space.bytes(at, left as usize * 4)?;
+        let offsets = bytes
+            .chunks_exact(4)
+            .map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        let places = (0_u64..).map(|number| at.wrapping_add(number * 4));
+        let addresses: Vec<u64> =
+            places.zip(offsets).map(|(at, offset)| self.offsets.rule.address(at, offset)).collect();
+        let Some(start) = addresses.iter().copied().filter(|start| *start <= address).max() else {
+            return Ok(None);
+        };
+        let end = addresses.iter().copied().filter(|end| *end > start).min();
+        let (Some(number), Some(end)) = (addresses.iter().position(|it| *it == start), end) else {
+            return Ok(None);
+        };
+        let name =
+            self.name(space, first.saturating_add(u32::try_from(number).unwrap_or_default()))?;
+        Ok(name.map(|name| Symbol { name, start, end }))
+    }
+
+    fn name(&self, space: &Space<'_>, number: u32) -> Result<Option<String>, Fault> {
+        let block = (number / STEP) as usize;
+        let marks = &self.names.marks;
+        let (Some(start), Some(end)) = (marks.get(block), marks.get(block + 1)) else {
+            return Ok(None);
+        };
+        let mut stream = space.stream(*start..*end);
+        let (mut packed, mut name) = (Vec::new(), Vec::new());
+        for _ in 0..=number % STEP {
+            locate::next(&mut stream, &mut packed)?;
+        }
+        self.tokens.unpack(&packed, &mut name);
+        Ok(String::from_utf8(name).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Tables as the kernel's build makes them, in all orders and rules, and what is no table.
+
+use super::*;
+use crate::kernel::faulty::{Rubbish, Sparse};
+use crate::kernel::memory::{Allowance, Reader};
+use crate::kernel::space::Image;
+use crate::kernel::x86_64::paging::Paging;
+use locate::Rule;
+use proptest::prelude::*;
+
+const BASE: u64 = 0xffff_ffff_8100_0000;
+const TABLES: u64 = BASE + 0x20_0000;
+const COUNT: u32 = 10_300;
+const BANNER: u64 = BASE + 0x9_0000;
+const PLENTY: Allowance = Allowance { reads: 100_000, bytes: 256 << 20 };
+
+fn space(memory: &dyn crate::kernel::memory::Memory, allowance: Allowance) -> Space<'_> {
+    let image = Image {
+        at: BASE - (16 << 20)..BASE + (64 << 20),
+        to_physical: 0x100_0000_u64.wrapping_sub(BASE),
+    };
+    Space::new(Reader::new(memory, allowance), Paging::new(0, 0), image)
+}
+
+/// Symbol `number`: some are per CPU, two have one address, one has a long name.
+fn symbol(number: u32) -> (String, u64) {
+    let address = match number {
+        0..20 => u64::from(number) * 64,
+        // The same as the one before it.
+        300 => BASE + 299 * 16,
+        _ => BASE + u64::from(number) * 16,
+    };
+    match number {
+        7 => ("Arunqueues".to_owned(), address),
+        255 => (format!("t{}", "x".repeat(200)), address),
+        5000 => ("Tasm_exc_page_fault".to_owned(), address),
+        9000 => ("Dlinux_banner".to_owned(), BANNER),
+        _ => (format!("tfunction_{number}"), address),
+    }
+}
+
+fn packed_names() -> Vec<u8> {
+    let mut names = Vec::new();
+    for number in 0..COUNT {
+        let (name, _) = symbol(number);
+        match u8::try_from(name.len()).ok().filter(|length| *length < 0x80) {
+            Some(length) => names.push(length),
+            None => names.extend([name.len() as u8 | 0x80, (name.len() >> 7) as u8]),
+        }
+        names.extend(name.bytes());
+    }
+    names
+}
+
+/// Letters stand for themselves, all other bytes for something longer.
+fn token_table() -> (Vec<u8>, Vec<u8>) {
+    let (mut table, mut index) = (Vec::new(), Vec::new());
+    for token in 0..=255_u8 {
+        index.extend((table.len() as u16).to_le_bytes());
+        match token.is_ascii_graphic() {
+            true => table.push(token),
+            false => table.extend(b"pack_"),
+        }
+        table.push(0);
+    }
+    (table, index)
+}
+
+/// Lays out a kernel; `modern` is the order since 6.4.
+fn kernel(rule: Rule, modern: bool) -> Sparse {
+    let mut memory = Sparse::default();
+    let mut at = TABLES;
+    let mut put = |memory: &mut Sparse, bytes: &[u8]| {
+        let start = at;
+        memory.write(at.wrapping_sub(BASE) + 0x100_0000, bytes);
+        at = (at + bytes.len() as u64).next_multiple_of(8);
+        start
+    };
+    let offsets = |memory: &mut Sparse, put: &mut dyn FnMut(&mut Sparse, &[u8]) -> u64| {
+        let start = put(memory, &[]);
+        let mut bytes = Vec::new();
+        for number in 0..COUNT {
+            let address = symbol(number).1;
+            let offset = match rule {
+                Rule::PercpuAbsolute(_) if number < 20 => address as i32,
+                Rule::PercpuAbsolute(base) => (base - 1).wrapping_sub(address) as i64 as i32,
+                Rule::Relative(base) => address.wrapping_sub(base) as u32 as i32,
+                Rule::FromItself => {
+                    address.wrapping_sub(start + u64::from(number) * 4) as i64 as i32
+                }
+            };
+            bytes.extend(offset.to_le_bytes());
+        }
+        put(memory, &bytes);
+        if let Rule::PercpuAbsolute(base) | Rule::Relative(base) = rule {
+            put(memory, &base.to_le_bytes());
+        }
+    };
+    put(&mut memory, b"something else in read-only data");
+    if !modern {
+        offsets(&mut memory, &mut put);
+    }
+    put(&mut memory, &COUNT.to_le_bytes());
+    put(&mut memory, &packed_names());
+    put(&mut memory, &[0xff; 164]);
+    let (table, index) = token_table();
+    put(&mut memory, &table);
+    put(&mut memory, &index);
+    if modern {
+        offsets(&mut memory, &mut put);
+    }
+    put(&mut memory, &[0; 256 * 1024]);
+    // The text before.
+    for page in (0x100_0000 - 0x1_0000..0x120_0000).step_by(4096) {
+        memory.write(page + 8, &[0x90]);
+    }
+    memory.write(BANNER - BASE + 0x100_0000, b"Linux version 6.1.0");
+    memory
+}
+
+impl Symbols {
+    /// Those alone, and no table.
+    pub(in crate::kernel) fn of(wanted: &[(&'static str, u64)]) -> Self {
+        Self {
+            tokens: Tokens::none(),
+            names: Names { count: 0, marks: Vec::new(), wanted: BTreeMap::new() },
+            offsets: Offsets { at: 0, rule: Rule::FromItself },
+            firsts: Vec::new(),
+            wanted: wanted.iter().copied().collect(),
+            seen: RefCell::default(),
+        }
+    }
+}
+
+fn find(memory: &Sparse) -> Result<Symbols, SymbolsError> {
+    let known = [("page_fault", 1), ("asm_exc_page_fault", BASE + 80_000)];
+    Symbols::find(&space(memory, PLENTY), BASE + 0x1234, &known, &["runqueues", "absent"])
+}
+
+#[test]
+fn every_layout_is_found() {
+    let relative = BASE - 0x100;
+    let layouts = [
+        (Rule::PercpuAbsolute(BASE), false),
+        (Rule::PercpuAbsolute(BASE), true),
+        (Rule::FromItself, true),
+    ];
+    for (rule, modern) in layouts {
+        let memory = kernel(rule, modern);
+        let symbols = find(&memory).unwrap();
+        assert_eq!((symbols.names.count, symbols.offsets.rule), (COUNT, rule), "{modern}");
+        assert_eq!(symbols.maybe("linux_banner"), Some(BANNER));
+        if rule != Rule::FromItself {
+            assert_eq!(symbols.maybe("runqueues"), Some(7 * 64));
+        }
+        assert_eq!(symbols.must("absent"), Err(SymbolsError::Missing("absent")));
+    }
+    // Nothing per CPU is below such a base.
+    assert_ne!(
+        Rule::Relative(relative).address(0, 16),
+        Rule::PercpuAbsolute(relative).address(0, 16)
+    );
+}
+
+#[test]
+fn an_address_has_the_name_that_the_kernel_gives_it() {
+    let memory = kernel(Rule::PercpuAbsolute(BASE), false);
+    let symbols = find(&memory).unwrap();
+    let space = space(&memory, PLENTY);
+    let at = |address: u64| {
+        let symbol = symbols.at(&space, address).unwrap()?;
+        Some((symbol.name, address - symbol.start, symbol.end - symbol.start))
+    };
+    assert_eq!(at(BASE + 16 * 256 + 3), Some(("function_256".to_owned(), 3, 16)));
+    assert_eq!(at(BASE + 16 * 256 + 15), Some(("function_256".to_owned(), 15, 16)));
+    assert_eq!(at(BASE + 16 * 255), Some(("x".repeat(200), 0, 16)));
+    assert_eq!(at(BASE + 16 * 299), Some(("function_299".to_owned(), 0, 32)));
+    assert_eq!(at(BASE + 16 * 512), Some(("function_512".to_owned(), 0, 16)));
+    assert_eq!(at(64 * 7 + 1), Some(("runqueues".to_owned(), 1, 64)));
+    assert_eq!(at(BASE + 16 * 20_000), None);
+}
+
+#[test]
+fn what_gives_known_symbols_other_addresses_is_not_believed() {
+    let memory = kernel(Rule::PercpuAbsolute(BASE), true);
+    let space = space(&memory, PLENTY);
+    let wrong = [("asm_exc_page_fault", BASE + 80_016)];
+    let found = Symbols::find(&space, BASE, &wrong, &[]);
+    assert_eq!(found.err(), Some(SymbolsError::Unknown));
+    let unknown = [("page_fault", BASE)];
+    assert_eq!(Symbols::find(&space, BASE, &unknown, &[]).err(), Some(SymbolsError::Unknown));
+    let behind = Symbols::find(&space, TABLES + (1 << 20), &wrong, &[]);
+    assert_eq!(behind.err(), Some(SymbolsError::NoTokens));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A kernel with pieces overwritten: bounded, no panic, and never an answer outside of the table.
+    #[test]
+    fn a_damaged_table_is_taken(damage in proptest::collection::vec((0_u64..400_000, any::<[u8; 16]>()), 1..12), address in 0_u64..0x5_0000) {
+        static KERNEL: std::sync::OnceLock<Sparse> = std::sync::OnceLock::new();
+        let mut memory = KERNEL.get_or_init(|| kernel(Rule::PercpuAbsolute(BASE), false)).clone();
+        for (place, bytes) in damage {
+            memory.write(TABLES - BASE + 0x100_0000 + place, &bytes);
+        }
+        let space = space(&memory, Allowance { reads: 20_000, bytes: 64 << 20 });
+        let known = [("asm_exc_page_fault", BASE + 80_000)];
+        if let Ok(symbols) = Symbols::find(&space, BASE, &known, &["runqueues"])
+            && let Ok(Some(symbol)) = symbols.at(&space, BASE + address)
+        {
+            prop_assert!((symbol.start..symbol.end).contains(&(BASE + address)));
+            prop_assert!(symbol.name.len() <= 512);
+        }
+    }
+
+    #[test]
+    fn any_memory_is_taken(bytes in proptest::collection::vec(any::<u8>(), 1..2000), text: u64) {
+        let memory = Rubbish(bytes);
+        let space = space(&memory, Allowance { reads: 1000, bytes: 1 << 22 });
+        prop_assert!(Symbols::find(&space, text, &[("page_fault", text)], &[]).is_err());
+    }
+}
