@@ -17,6 +17,7 @@ mod functions;
 mod holders;
 mod life;
 mod log;
+mod memory;
 mod say;
 mod signature;
 mod task;
@@ -175,7 +176,7 @@ impl fmt::Display for Confidence {
 
 /// Who judges, in order; the first that finds something is believed, unless it is a mere guess and
 /// a later one knows better.
-const JUDGES: [fn(&Evidence) -> Option<Finding>; 12] = [
+const JUDGES: [fn(&Evidence) -> Option<Finding>; 21] = [
     // A guest cannot live without its hypervisor, so whatever else was seen follows from it.
     vmm::gone,
     vmm::stopped,
@@ -184,14 +185,24 @@ const JUDGES: [fn(&Evidence) -> Option<Finding>; 12] = [
     log::panic,
     cpu::panic,
     // A CPU that takes no interrupts holds up the others, their tasks and their locks.
+    memory::hard_lockup,
     cpu::hard_lockup,
+    memory::soft_lockup,
     cpu::soft_lockup,
     // A task that died in the kernel took its locks with it: who waits for them is a victim.
     log::oops,
+    // Who holds a lock is known from memory, and guessed from stacks.
+    memory::deadlock,
+    memory::frozen,
+    memory::disk,
     // Those of a ring block each other and everybody else.
     deadlock::deadlock,
+    memory::held,
     task::hung,
     // Nothing is wrong with the kernel.
+    memory::stopped,
+    memory::busy,
+    memory::killed,
     userspace::dead,
     log::stall,
 ];
@@ -251,6 +262,10 @@ fn silent(evidence: &Evidence) -> Finding {
     if let Some(life) = life::kernel(evidence) {
         finding.title = "nothing is known to be wrong: no evidence tells what failed".to_owned();
         finding.facts_against.push(life);
+    }
+    if let Some(well) = memory::well(evidence) {
+        finding.title = "nothing is known to be wrong".to_owned();
+        finding.facts_for.push(well);
     }
     if evidence.sysrq.silent() {
         finding.facts_for.push("the kernel did not answer SysRq".to_owned());

@@ -1,0 +1,128 @@
+//! CPUs that never get on with anything.
+
+use super::super::functions::{is_delay, is_helper, is_spin_lock, waits_for_cpu};
+use super::super::say::{cpus, place, quoted};
+use super::super::{Blame, Class, Confidence, Finding, signature};
+use crate::evidence::Evidence;
+use crate::evidence::memory::{Cpu, Memory, trace};
+use crate::evidence::trace::Frame;
+
+/// Over less time a CPU that changes no task may be merely busy.
+const SPAN_MS: u64 = 900;
+
+/// A CPU that was seen in the kernel, and did nothing else meanwhile.
+struct Spin<'m> {
+    cpu: &'m Cpu,
+    /// From the function that is to blame, outward.
+    calls: Vec<Frame>,
+    for_lock: bool,
+}
+
+/// CPUs spin with interrupts off.
+pub(crate) fn hard_lockup(evidence: &Evidence) -> Option<Finding> {
+    let memory = evidence.memory.as_ref()?;
+    // The scheduler's clock moves with each tick that is taken.
+    lockup(memory, Class::HardLockup, |cpu| {
+        let stands = cpu.progress.is_some_and(|progress| progress.clock_ms == 0);
+        stands && cpu.registers.is_some_and(|registers| !registers.interrupts_on)
+    })
+}
+
+/// CPUs spin in the kernel with interrupts on.
+pub(crate) fn soft_lockup(evidence: &Evidence) -> Option<Finding> {
+    let memory = evidence.memory.as_ref()?;
+    let mut finding = lockup(memory, Class::SoftLockup, |cpu| {
+        let waits = cpu.running > 1;
+        waits && cpu.registers.is_some_and(|registers| registers.interrupts_on)
+    })?;
+    // A second is not long for a kernel that is merely busy.
+    let reported = evidence.console.first(crate::evidence::kernel_log::ReportKind::SoftLockup);
+    finding.confidence = if reported.is_some() { Confidence::High } else { Confidence::Medium };
+    Some(finding)
+}
+
+/// Processes leave no CPU to the others.
+pub(crate) fn busy(evidence: &Evidence) -> Option<Finding> {
+    let memory = evidence.memory.as_ref()?;
+    let takes = |cpu: &Cpu| stands(cpu) && cpu.registers.is_some_and(|registers| registers.user);
+    if memory.cpus.is_empty() || !memory.cpus.iter().all(takes) {
+        return None;
+    }
+    let mut finding = Finding::new(Class::UserspaceDead, Blame::GuestUserspace, Confidence::High);
+    finding.subject = "cpu".to_owned();
+    finding.title = "processes take all CPUs for themselves".to_owned();
+    for cpu in memory.cpus.iter().take(8) {
+        let others = cpu.running.saturating_sub(1);
+        let fact = format!(
+            "CPU {} runs {} ({}) alone, and {others} more wait for it",
+            cpu.index,
+            quoted(&cpu.comm),
+            cpu.pid
+        );
+        finding.facts_for.push(fact);
+    }
+    Some(finding)
+}
+
+fn lockup(memory: &Memory, class: Class, holds: impl Fn(&Cpu) -> bool) -> Option<Finding> {
+    let mut spins: Vec<Spin<'_>> =
+        memory.cpus.iter().filter(|cpu| in_kernel(cpu) && holds(cpu)).map(Spin::of).collect();
+    // Who only waits for another CPU is a victim.
+    spins.sort_by_key(|spin| spin.calls.first().is_some_and(|frame| waits_for_cpu(frame.name())));
+    let first = spins.first()?;
+    let mut finding = Finding::new(class, Blame::GuestKernel, Confidence::High);
+    let mut indices: Vec<u32> = spins.iter().map(|spin| spin.cpu.index).collect();
+    indices.sort_unstable();
+    let who = cpus(&indices, memory.cpus.len());
+    let s = if indices.len() == 1 { "s" } else { "" };
+    let off = if class == Class::HardLockup { "interrupts off" } else { "interrupts on" };
+    let frame = first.calls.first()?;
+    finding.title = match first.for_lock {
+        true => format!("{who} wait{s} for a spin lock with {off}, in {}", place(frame)),
+        false => format!("{who} spin{s} with {off}, in {}", place(frame)),
+    };
+    finding.subject = frame.name().to_owned();
+    let callers: Vec<&Frame> = first.calls.iter().skip(1).collect();
+    finding.callers = signature::callers(&callers);
+    finding.facts_for.extend(spins.iter().take(8).map(Spin::fact));
+    if first.for_lock {
+        finding.facts_against.push("Not known: who holds the spin lock".to_owned());
+    }
+    Some(finding)
+}
+
+impl<'m> Spin<'m> {
+    fn of(cpu: &'m Cpu) -> Self {
+        let mut calls = trace(&cpu.stack).frames;
+        let for_lock =
+            calls.iter().take_while(|frame| passes(frame)).any(|frame| is_spin_lock(frame.name()));
+        let blamed = calls.iter().position(|frame| !passes(frame)).unwrap_or_default();
+        calls.drain(..blamed);
+        Self { cpu, calls, for_lock }
+    }
+
+    fn fact(&self) -> String {
+        let Cpu { index, pid, comm, .. } = self.cpu;
+        let after = self.cpu.progress.map_or(0, |progress| progress.after_ms);
+        let at =
+            self.cpu.stack.first().map(|call| format!(", at {}", quoted(call))).unwrap_or_default();
+        format!("CPU {index} runs {} ({pid}) and nothing else for {after} ms{at}", quoted(comm))
+    }
+}
+
+/// Whether a function only does what its caller wants.
+fn passes(frame: &Frame) -> bool {
+    is_spin_lock(frame.name()) || is_delay(frame.name()) || is_helper(frame.name())
+}
+
+fn in_kernel(cpu: &Cpu) -> bool {
+    stands(cpu)
+        && !cpu.idle
+        && !cpu.stack.is_empty()
+        && cpu.registers.is_some_and(|registers| !registers.halted && !registers.user)
+}
+
+/// Whether it changed no task for long enough.
+fn stands(cpu: &Cpu) -> bool {
+    cpu.progress.is_some_and(|progress| progress.switches == 0 && progress.after_ms >= SPAN_MS)
+}
