@@ -23,6 +23,9 @@ pub struct Memory {
     pub waits: Vec<Wait>,
     /// File systems on disks.
     pub file_systems: Vec<FileSystem>,
+    /// What disks have not answered yet, the oldest first.
+    #[serde(default)]
+    pub requests: Vec<Request>,
     /// The end of the kernel's log.
     pub log: String,
     /// Why something may not be as it is shown.
@@ -137,6 +140,21 @@ pub struct FileSystem {
     pub frozen: bool,
     /// Whether nothing can be written.
     pub read_only: bool,
+}
+
+/// Something that a disk was asked for and did not answer yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Request {
+    /// The disk: `vda`
+    pub disk: String,
+    /// `read`, `write`, `flush`, ..
+    pub operation: String,
+    /// Where on the disk.
+    pub sector: u64,
+    /// How much.
+    pub bytes: u64,
+    /// How long ago, where the kernel keeps account.
+    pub age_ms: Option<u64>,
 }
 
 /// What a look cost.

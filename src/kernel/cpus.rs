@@ -47,15 +47,20 @@ impl Sample {
             return Ok(Self::default());
         };
         let mask = kernel.space.bytes(online, CPUS as usize / 8)?;
+        // Behind a mask that is shorter stands something else.
+        let most = match symbol("nr_cpu_ids") {
+            Some(at) => kernel.space.u32(at)?.min(CPUS),
+            None => 1,
+        };
         let is_online = |cpu: u32| mask[cpu as usize / 8] >> (cpu % 8) & 1 == 1;
         let mut cpus = Vec::new();
-        for index in (0..CPUS).filter(|cpu| is_online(*cpu)) {
+        for index in (0..most).filter(|cpu| is_online(*cpu)) {
             let offset = kernel.space.u64(offsets.wrapping_add(u64::from(index) * 8))?;
             match Cpu::read(kernel, index, queues.wrapping_add(offset)) {
                 Ok(cpu) => cpus.push(cpu),
                 Err(Fault::Spent) => return Err(Fault::Spent),
-                // The mask is as long as the kernel was built for: behind it stands something else.
-                Err(_) => break,
+                // It was unplugged this moment.
+                Err(_) => {}
             }
         }
         Ok(Self { cpus })

@@ -24,8 +24,8 @@ pub(super) struct FileSystem {
     /// Whether writes are held up: from the moment in which somebody begins to freeze it.
     pub(super) frozen: bool,
     pub(super) read_only: bool,
-    /// Whether it is on a disk.
-    pub(super) on_disk: bool,
+    /// Where the disk is that it is on; 0 for one without.
+    pub(super) device: u64,
 }
 
 /// All of them.
@@ -55,7 +55,7 @@ fn read(kernel: &Kernel<'_>, at: u64) -> Result<FileSystem, Fault> {
         name: String::from_utf8_lossy(view.text(layout.name)).into_owned(),
         frozen: view.u32(layout.frozen) != 0,
         read_only: view.word(layout.flags) & READ_ONLY != 0,
-        on_disk: view.word(layout.device) != 0,
+        device: view.word(layout.device),
     })
 }
 

@@ -7,7 +7,7 @@
 use super::Kernel;
 use super::memory::Fault;
 use super::open::place;
-use super::tasks::{Task, Tasks, Trail};
+use super::tasks::{STACK_BYTES, Task, Tasks, Trail};
 use super::types::layout::Field;
 use crate::evidence::memory::Lock;
 use crate::evidence::trace::Frame;
@@ -128,7 +128,6 @@ impl<'k, 'm> Locks<'k, 'm> {
     }
 
     fn is_on_stack(&self, address: u64) -> bool {
-        const STACK_BYTES: u64 = 16 * 1024;
         let before = self.stacks.range(..=address).next_back();
         before.is_some_and(|stack| address - stack < STACK_BYTES)
     }

@@ -7,6 +7,7 @@ use super::locks::{Locks, Wait};
 use super::log::Log;
 use super::machine::Registers;
 use super::memory::Fault;
+use super::requests::in_flight;
 use super::tasks::{Task, Tasks};
 use super::x86_64::unwind::{Call, End};
 use crate::base::limits;
@@ -20,6 +21,9 @@ const TRIES: usize = 3;
 
 const MS: u64 = 1_000_000;
 
+/// Requests that are told, the oldest.
+const REQUESTS: usize = 64;
+
 /// What else is known from outside.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outside<'a> {
@@ -29,30 +33,35 @@ pub struct Outside<'a> {
     pub before: Option<(&'a Sample, Duration)>,
 }
 
-/// Looks at all of it.
-///
-/// # Errors
-///
-/// When the allowance is spent before there is anything to show, or memory cannot be read at all.
-pub fn look(kernel: &Kernel<'_>, outside: Outside<'_>) -> Result<Memory, Fault> {
-    let sample = Sample::take(kernel)?;
-    let tasks = Tasks::read(kernel)?;
+/// Looks at all of it. What cannot be read is left out, and said to be.
+#[must_use]
+pub fn look(kernel: &Kernel<'_>, outside: Outside<'_>) -> Memory {
+    let mut doubts = Vec::new();
+    let sample = or_doubt(Sample::take(kernel), "the CPUs", &mut doubts);
+    let tasks = or_doubt(Tasks::read(kernel), "the list of tasks", &mut doubts);
+    let release = or_doubt(kernel.release(), "the kernel's version", &mut doubts);
+    let file_systems = or_doubt(file_systems(kernel), "the list of file systems", &mut doubts);
+    let uptime_ms = sample.now() / MS;
     let mut look = Look {
         kernel,
         sample: &sample,
         tasks: &tasks,
-        file_systems: file_systems(kernel).unwrap_or_default(),
+        file_systems,
         stacks: Stacks::default(),
-        memory: Memory {
-            release: kernel.release()?,
-            uptime_ms: sample.now() / MS,
-            ..Memory::default()
-        },
+        memory: Memory { release, uptime_ms, doubts, ..Memory::default() },
     };
-    look.tell_cpus(outside)?;
-    look.tell_tasks()?;
+    look.tell_cpus(outside);
+    look.tell_requests();
+    look.tell_tasks();
     look.tell_log();
-    Ok(look.done())
+    look.done()
+}
+
+fn or_doubt<T: Default>(read: Result<T, Fault>, what: &str, doubts: &mut Vec<String>) -> T {
+    read.unwrap_or_else(|fault| {
+        doubts.push(format!("{what} cannot be read: {fault}"));
+        T::default()
+    })
 }
 
 struct Look<'l, 'm> {
@@ -85,7 +94,7 @@ impl Stacks {
 }
 
 impl Look<'_, '_> {
-    fn tell_cpus(&mut self, outside: Outside<'_>) -> Result<(), Fault> {
+    fn tell_cpus(&mut self, outside: Outside<'_>) {
         for cpu in &self.sample.cpus {
             let current = match self.tasks.all.get(&cpu.current) {
                 Some(task) => Some(task.clone()),
@@ -115,14 +124,30 @@ impl Look<'_, '_> {
                     interrupts_on: registers.interrupts_on(),
                     halted: registers.halted,
                 }),
-                stack: printed(&self.frames(&calls)?),
+                stack: printed(&self.frames(&calls)),
                 progress,
             });
         }
-        Ok(())
     }
 
-    fn tell_tasks(&mut self) -> Result<(), Fault> {
+    fn tell_requests(&mut self) {
+        let now = self.sample.now();
+        let requests = in_flight(self.kernel, &self.file_systems);
+        let requests = or_doubt(requests, "the requests of disks", &mut self.memory.doubts);
+        for request in requests.into_iter().take(REQUESTS) {
+            self.memory.requests.push(memory::Request {
+                disk: request.disk,
+                operation: request.operation.to_owned(),
+                sector: request.sector,
+                bytes: request.bytes,
+                // The clocks of the scheduler and of disks both start at boot, within a second.
+                age_ms: (request.started_ns > 0)
+                    .then(|| now.saturating_sub(request.started_ns) / MS),
+            });
+        }
+    }
+
+    fn tell_tasks(&mut self) {
         let mut locks = Locks::new(self.kernel, self.tasks);
         for task in self.tasks.all.values() {
             let mut told = self.told(task);
@@ -141,7 +166,6 @@ impl Look<'_, '_> {
                 "the list of tasks changed each time it was read: some may be missing".to_owned(),
             );
         }
-        Ok(())
     }
 
     fn told(&self, task: &Task) -> memory::Task {
@@ -178,7 +202,7 @@ impl Look<'_, '_> {
                 told.stack = self.running_stack(told);
                 return Ok(());
             };
-            let frames = self.frames(&trail.calls)?;
+            let frames = self.frames(&trail.calls);
             let wait = locks.wait(self.tasks, &task, &trail, &frames)?;
             told.moved = !task.rests(self.kernel)? || trail.end == End::Lost;
             if !told.moved || trail.end == End::Lost {
@@ -222,18 +246,21 @@ impl Look<'_, '_> {
         })
     }
 
-    /// Calls that have no name are left out: there is nothing to show.
-    fn frames(&self, calls: &[Call]) -> Result<Vec<Frame>, Fault> {
-        let mut frames = Vec::new();
-        for call in calls {
-            frames.extend(self.kernel.frame(*call)?);
-        }
-        Ok(frames)
+    /// Calls that have no name, or none that can be read, are left out: there is nothing to show.
+    fn frames(&self, calls: &[Call]) -> Vec<Frame> {
+        calls.iter().filter_map(|call| self.kernel.frame(*call).ok().flatten()).collect()
     }
 
     fn tell_log(&mut self) {
         match Log::read(self.kernel, limits::LOOK_LOG_BYTES) {
-            Ok(log) => self.memory.log = text(&log.to_bytes()),
+            Ok(log) => {
+                self.memory.log = text(&log.to_bytes());
+                if log.dropped > 0 {
+                    let doubt =
+                        format!("{} records of the log changed while they were read", log.dropped);
+                    self.memory.doubts.push(doubt);
+                }
+            }
             Err(fault) => {
                 self.memory.doubts.push(format!("the kernel's log was not read: {fault}"))
             }
@@ -244,7 +271,7 @@ impl Look<'_, '_> {
         let mut memory = self.memory;
         memory.tasks.sort_by_key(|task| task.pid);
         memory.waits.sort_by_key(|wait| wait.pid);
-        let on_disk = self.file_systems.into_iter().filter(|it| it.on_disk);
+        let on_disk = self.file_systems.into_iter().filter(|it| it.device != 0);
         memory.file_systems = on_disk
             .map(|it| memory::FileSystem {
                 kind: it.kind,

@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memory;
 mod modules;
 mod open;
+mod requests;
 mod space;
 mod symbols;
 mod tasks;

@@ -2,7 +2,7 @@
 
 use super::memory::Fault;
 use super::space::Space;
-use super::symbols::Symbol;
+use super::symbols::{Seen, Symbol};
 use super::types::layout::{self, Layout as _, View};
 use super::walk::List;
 use super::x86_64::orc::Table;
@@ -35,6 +35,7 @@ pub(super) struct Module {
     symbols: u64,
     symbol_count: u64,
     strings: u64,
+    seen: Seen,
 }
 
 /// How modules are laid out.
@@ -83,6 +84,7 @@ impl Module {
             symbols: names.word(layout.names.symbols),
             symbol_count: u64::from(names.u32(layout.names.count)).min(SYMBOLS),
             strings: names.word(layout.names.strings),
+            seen: Seen::default(),
         })
     }
 
@@ -95,8 +97,13 @@ impl Module {
         self.parts.first().is_some_and(|code| code.contains(&address))
     }
 
-    /// The symbol that an address belongs to: the last one before it.
+    /// The symbol that an address belongs to.
     pub(super) fn at(&self, space: &Space<'_>, address: u64) -> Result<Option<Symbol>, Fault> {
+        self.seen.or(address, || self.search(space, address))
+    }
+
+    /// The last symbol before an address, in a table that is not sorted.
+    fn search(&self, space: &Space<'_>, address: u64) -> Result<Option<Symbol>, Fault> {
         let Some(part) = self.parts.iter().find(|part| part.contains(&address)) else {
             return Ok(None);
         };

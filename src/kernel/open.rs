@@ -3,6 +3,7 @@
 use super::machine::Registers;
 use super::memory::{Allowance, Fault, Memory, Reader, Spent};
 use super::modules::{self, Module};
+use super::requests;
 use super::space::Space;
 use super::symbols::{Symbol, Symbols, SymbolsError};
 use super::types::layout::{self, Field};
@@ -15,7 +16,7 @@ use crate::evidence::trace::{Context, Frame};
 use std::ops::Range;
 
 /// Symbols that are asked for by name.
-const SYMBOLS: [&str; 26] = [
+const SYMBOLS: [&str; 22] = [
     "__cpu_online_mask",
     "__per_cpu_offset",
     "__start_BTF",
@@ -34,14 +35,10 @@ const SYMBOLS: [&str; 26] = [
     "init_top_pgt",
     "init_uts_ns",
     "modules",
-    "panic_cpu",
+    "nr_cpu_ids",
     "prb",
     "runqueues",
-    "saved_command_line",
     "super_blocks",
-    "suppress_printk",
-    "tainted_mask",
-    "tick_nsec",
 ];
 
 const UTS_BYTES: usize = 64;
@@ -76,6 +73,8 @@ pub(super) struct Layouts {
     pub(super) super_block: layout::SuperBlock,
     pub(super) file_system: layout::FileSystem,
     pub(super) uts: layout::Uts,
+    /// Nothing where the kernel has its disks otherwise.
+    pub(super) requests: Option<requests::Layouts>,
 }
 
 /// How long the elements of arrays are.
@@ -243,6 +242,7 @@ impl Layouts {
             super_block: layout::SuperBlock::of(types, space)?,
             file_system: layout::FileSystem::of(types, space)?,
             uts: layout::Uts::of(types, space)?,
+            requests: requests::Layouts::of(types, space).ok(),
         })
     }
 }

@@ -16,7 +16,7 @@ const TASKS: usize = 65_536;
 const TRIES: usize = 3;
 
 /// `THREAD_SIZE` without KASAN.
-const STACK_BYTES: u64 = 16 * 1024;
+pub(super) const STACK_BYTES: u64 = 16 * 1024;
 
 /// `PF_KTHREAD`.
 const KERNEL_THREAD: u32 = 0x0020_0000;

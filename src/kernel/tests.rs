@@ -294,7 +294,8 @@ fn a_list_of_tasks_that_bites_its_tail_is_read_once_and_said_not_to_be_whole() {
 
 // === anything ===
 
-const SYMBOLS: [(&str, u64); 8] = [
+const SYMBOLS: [(&str, u64); 9] = [
+    ("nr_cpu_ids", 0x1100),
     ("prb", 0x1008),
     ("init_task", 0x2000),
     ("super_blocks", 0x3000),

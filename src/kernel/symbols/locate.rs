@@ -67,22 +67,10 @@ pub(super) fn locate(
     wanted: &HashMap<&[u8], &'static str>,
     known: &[(&'static str, u64)],
 ) -> Result<Option<(Names, Offsets)>, Fault> {
-    for (count, count_at, names_at) in candidates(space, tokens)? {
-        let Some(names) = Names::read(space, tokens, (names_at, count), wanted)? else { continue };
-        let mut layouts = layouts(space, tokens, count_at, count).into_iter();
-        if let Some(offsets) = layouts.find(|offsets| offsets.are_right(space, &names, known)) {
-            return Ok(Some((names, offsets)));
-        }
-    }
-    Ok(None)
-}
-
-/// Counts with where they and their names are, the nearest to the tokens first.
-fn candidates(space: &Space<'_>, tokens: &Tokens) -> Result<Vec<(u32, u64, u64)>, Fault> {
-    let mut candidates = Vec::new();
     let mut end = tokens.at.start / 8 * 8;
     let first = end.saturating_sub(SEARCHED).max(space.image().at.start);
-    while end > first && candidates.len() < CANDIDATES {
+    let mut tried = 0;
+    while end > first && tried < CANDIDATES {
         let start = end.saturating_sub(WINDOW).max(first);
         // Before the start of RAM there is no kernel.
         let bytes = match space.bytes(start, (end - start + GLANCE) as usize) {
@@ -90,19 +78,32 @@ fn candidates(space: &Space<'_>, tokens: &Tokens) -> Result<Vec<(u32, u64, u64)>
             Err(Fault::Spent) => return Err(Fault::Spent),
             Err(_) => break,
         };
-        // The count is filled up with zeros, which packed names never hold so many of.
-        for place in (0..(end - start) as usize).step_by(8).rev() {
-            let word = bytes[place..].first_chunk().copied().unwrap_or_default();
-            let Ok(count) = u32::try_from(u64::from_le_bytes(word)) else { continue };
-            let names = start + place as u64 + 8;
-            let fits = COUNTS.contains(&count) && room(tokens, names, count);
-            if fits && glance(&bytes[place + 8..], tokens) && candidates.len() < CANDIDATES {
-                candidates.push((count, names - 8, names));
+        for (count, count_at) in candidates(tokens, start, &bytes) {
+            tried += 1;
+            let names = Names::read(space, tokens, (count_at + 8, count), wanted)?;
+            let Some(names) = names else { continue };
+            let mut layouts = layouts(space, tokens, count_at, count).into_iter();
+            if let Some(offsets) = layouts.find(|offsets| offsets.are_right(space, &names, known)) {
+                return Ok(Some((names, offsets)));
             }
         }
         end = start;
     }
-    Ok(candidates)
+    Ok(None)
+}
+
+/// Counts in a window, with where they are, the nearest to the tokens first. They are filled up with
+/// zeros, which packed names never hold so many of, and names follow them.
+fn candidates(tokens: &Tokens, start: u64, bytes: &[u8]) -> Vec<(u32, u64)> {
+    let window = bytes.len().saturating_sub(GLANCE as usize);
+    let found = (0..window).step_by(8).rev().filter_map(|place| {
+        let word = bytes[place..].first_chunk().copied().unwrap_or_default();
+        let count = u32::try_from(u64::from_le_bytes(word)).ok()?;
+        let at = start + place as u64;
+        let fits = COUNTS.contains(&count) && room(tokens, at + 8, count);
+        (fits && glance(&bytes[place + 8..], tokens)).then_some((count, at))
+    });
+    found.take(CANDIDATES).collect()
 }
 
 /// A name takes two bytes at least.

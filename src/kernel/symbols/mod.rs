@@ -39,6 +39,10 @@ pub(super) struct Symbol {
     pub(super) end: u64,
 }
 
+/// Symbols that were asked for before, by address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen(RefCell<BTreeMap<u64, Symbol>>);
+
 /// The kernel's symbols.
 pub(super) struct Symbols {
     tokens: Tokens,
@@ -47,8 +51,27 @@ pub(super) struct Symbols {
     /// The addresses of every 256th symbol. They are sorted.
     firsts: Vec<u64>,
     wanted: BTreeMap<&'static str, u64>,
-    /// Those that were asked for, by address.
-    seen: RefCell<BTreeMap<u64, Symbol>>,
+    seen: Seen,
+}
+
+impl Seen {
+    /// The symbol that an address belongs to, searched where it was not seen yet.
+    pub(super) fn or(
+        &self,
+        address: u64,
+        search: impl FnOnce() -> Result<Option<Symbol>, Fault>,
+    ) -> Result<Option<Symbol>, Fault> {
+        if let Some((_, symbol)) = self.0.borrow().range(..=address).next_back()
+            && address < symbol.end
+        {
+            return Ok(Some(symbol.clone()));
+        }
+        let found = search()?;
+        if let Some(symbol) = &found {
+            self.0.borrow_mut().insert(symbol.start, symbol.clone());
+        }
+        Ok(found)
+    }
 }
 
 impl Symbols {
@@ -74,7 +97,7 @@ impl Symbols {
         for (name, number) in &names.wanted {
             wanted.insert(*name, offsets.address(space, *number)?);
         }
-        Ok(Self { tokens, names, offsets, firsts, wanted, seen: RefCell::default() })
+        Ok(Self { tokens, names, offsets, firsts, wanted, seen: Seen::default() })
     }
 
     /// The address of one of the wanted symbols.
@@ -90,16 +113,7 @@ impl Symbols {
     /// The symbol that an address belongs to. Of several at one place it is the first, as the kernel
     /// itself has it.
     pub(super) fn at(&self, space: &Space<'_>, address: u64) -> Result<Option<Symbol>, Fault> {
-        if let Some((_, symbol)) = self.seen.borrow().range(..=address).next_back()
-            && address < symbol.end
-        {
-            return Ok(Some(symbol.clone()));
-        }
-        let found = self.search(space, address)?;
-        if let Some(symbol) = &found {
-            self.seen.borrow_mut().insert(symbol.start, symbol.clone());
-        }
-        Ok(found)
+        self.seen.or(address, || self.search(space, address))
     }
 
     fn search(&self, space: &Space<'_>, address: u64) -> Result<Option<Symbol>, Fault> {

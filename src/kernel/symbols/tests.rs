@@ -127,7 +127,7 @@ impl Symbols {
             offsets: Offsets { at: 0, rule: Rule::FromItself },
             firsts: Vec::new(),
             wanted: wanted.iter().copied().collect(),
-            seen: RefCell::default(),
+            seen: Seen::default(),
         }
     }
 }

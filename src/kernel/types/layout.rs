@@ -227,6 +227,39 @@ layouts! {
     FileSystem = "file_system_type" {
         name: "name",
     }
+    /// A disk, or a part of one.
+    BlockDevice = "block_device" {
+        disk: "bd_disk",
+    }
+    /// A disk.
+    Disk = "gendisk" {
+        name: "disk_name",
+        queue: "queue",
+    }
+    /// What a disk is asked by.
+    RequestQueue = "request_queue" {
+        set: "tag_set",
+    }
+    /// The tags of all queues of a disk's hardware.
+    TagSet = "blk_mq_tag_set" {
+        tags: "tags",
+        queues: "nr_hw_queues",
+    }
+    /// The tags of one of them.
+    Tags = "blk_mq_tags" {
+        count: "nr_tags",
+        requests: "rqs",
+    }
+    /// What a disk is asked for.
+    Request = "request" {
+        queue: "q",
+        tag: "tag",
+        state: "state",
+        started: "start_time_ns",
+        sector: "__sector",
+        bytes: "__data_len",
+        flags: "cmd_flags",
+    }
     /// How the kernel calls itself.
     Uts = "uts_namespace" {
         release: "name.release",
