@@ -2,13 +2,17 @@
 
 use super::super::functions::{is_delay, is_helper, is_spin_lock, waits_for_cpu};
 use super::super::say::{cpus, place, quoted};
-use super::super::{Blame, Class, Confidence, Finding, signature};
+use super::super::{Blame, Class, Confidence, Finding, life, signature};
+use super::{FACTS, name};
 use crate::evidence::Evidence;
-use crate::evidence::memory::{Cpu, Memory, trace};
+use crate::evidence::memory::{Cpu, Memory, Progress, Task, trace};
 use crate::evidence::trace::Frame;
 
 /// Over less time a CPU that changes no task may be merely busy.
 const SPAN_MS: u64 = 900;
+
+/// Turns that tasks take on a CPU in a second, if they share it at all: several times as many.
+const TURNS: u64 = 10;
 
 /// A CPU that was seen in the kernel, and did nothing else meanwhile.
 struct Spin<'m> {
@@ -21,11 +25,21 @@ struct Spin<'m> {
 /// CPUs spin with interrupts off.
 pub(crate) fn hard_lockup(evidence: &Evidence) -> Option<Finding> {
     let memory = evidence.memory.as_ref()?;
-    // The scheduler's clock moves with each tick that is taken.
-    lockup(memory, Class::HardLockup, |cpu| {
-        let stands = cpu.progress.is_some_and(|progress| progress.clock_ms == 0);
-        stands && cpu.registers.is_some_and(|registers| !registers.interrupts_on)
-    })
+    let looks = |cpu: &Cpu| {
+        let seen = life::vcpus(evidence).iter().find(|seen| seen.index == cpu.index);
+        seen.map(|seen| seen.samples.as_slice()).unwrap_or_default()
+    };
+    let is_off = |cpu: &Cpu| {
+        looks(cpu).iter().all(|look| !look.interrupts_on())
+            && cpu.registers.is_some_and(|registers| !registers.interrupts_on)
+    };
+    let mut finding = lockup(memory, Class::HardLockup, is_off)?;
+    // At one look a kernel that is merely busy may have interrupts off as well.
+    let spins = memory.cpus.iter().filter(|cpu| in_kernel(cpu) && is_off(cpu));
+    if spins.map(|cpu| looks(cpu).len()).min() < Some(2) {
+        finding.confidence = Confidence::Medium;
+    }
+    Some(finding)
 }
 
 /// CPUs spin in the kernel with interrupts on.
@@ -41,27 +55,48 @@ pub(crate) fn soft_lockup(evidence: &Evidence) -> Option<Finding> {
     Some(finding)
 }
 
-/// Processes leave no CPU to the others.
+/// Processes leave no CPU to the others, who are ready to run and are not let.
 pub(crate) fn busy(evidence: &Evidence) -> Option<Finding> {
     let memory = evidence.memory.as_ref()?;
-    let takes = |cpu: &Cpu| stands(cpu) && cpu.registers.is_some_and(|registers| registers.user);
-    if memory.cpus.is_empty() || !memory.cpus.iter().all(takes) {
+    let starving = starving(memory);
+    if memory.cpus.is_empty() || starving.is_empty() || !memory.cpus.iter().all(is_taken) {
         return None;
     }
     let mut finding = Finding::new(Class::UserspaceDead, Blame::GuestUserspace, Confidence::High);
     finding.subject = "cpu".to_owned();
     finding.title = "processes take all CPUs for themselves".to_owned();
-    for cpu in memory.cpus.iter().take(8) {
-        let others = cpu.running.saturating_sub(1);
-        let fact = format!(
-            "CPU {} runs {} ({}) alone, and {others} more wait for it",
-            cpu.index,
-            quoted(&cpu.comm),
-            cpu.pid
-        );
+    for cpu in memory.cpus.iter().take(FACTS) {
+        let Cpu { index, pid, comm, running, .. } = cpu;
+        let fact =
+            format!("CPU {index} runs {} ({pid}), one of {running} that want it", quoted(comm));
+        finding.facts_for.push(fact);
+    }
+    for task in starving.iter().take(FACTS) {
+        let seconds = task.since_ms.unwrap_or_default() / 1000;
+        let fact = format!("{} is ready to run, and was not let for {seconds} s", name(task));
         finding.facts_for.push(fact);
     }
     Some(finding)
+}
+
+/// Whether it runs a process and hardly ever another: who shares a CPU takes turns of milliseconds.
+fn is_taken(cpu: &Cpu) -> bool {
+    let seldom = |progress: Progress| {
+        progress.after_ms >= SPAN_MS
+            && progress.switches.saturating_mul(1000) / progress.after_ms < TURNS
+    };
+    cpu.running > 1
+        && cpu.progress.is_some_and(seldom)
+        && cpu.registers.is_some_and(|registers| registers.user)
+}
+
+/// Tasks that are ready to run and did not for long.
+fn starving(memory: &Memory) -> Vec<&Task> {
+    let runs = |task: &Task| memory.cpus.iter().any(|cpu| cpu.pid == task.pid);
+    let waits = |task: &&Task| {
+        task.state == 'R' && !runs(task) && task.since_ms.is_some_and(|ms| ms >= SPAN_MS)
+    };
+    memory.tasks.iter().filter(waits).collect()
 }
 
 fn lockup(memory: &Memory, class: Class, holds: impl Fn(&Cpu) -> bool) -> Option<Finding> {
@@ -84,7 +119,7 @@ fn lockup(memory: &Memory, class: Class, holds: impl Fn(&Cpu) -> bool) -> Option
     finding.subject = frame.name().to_owned();
     let callers: Vec<&Frame> = first.calls.iter().skip(1).collect();
     finding.callers = signature::callers(&callers);
-    finding.facts_for.extend(spins.iter().take(8).map(Spin::fact));
+    finding.facts_for.extend(spins.iter().take(FACTS).map(Spin::fact));
     if first.for_lock {
         finding.facts_against.push("Not known: who holds the spin lock".to_owned());
     }

@@ -14,7 +14,7 @@ use super::say::{count, list, quoted};
 use super::{Blame, Class, Confidence, Finding};
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::ReportKind;
-use crate::evidence::memory::{Memory, Task, trace};
+use crate::evidence::memory::{Memory, Request, Task, trace};
 
 /// Facts about single tasks; the others are counted.
 const FACTS: usize = 8;
@@ -37,11 +37,23 @@ pub(super) fn disk(evidence: &Evidence) -> Option<Finding> {
     let (who, seconds) = (count(waiting.len(), "task"), longest / 1000);
     let wait = if waiting.len() == 1 { "waits" } else { "wait" };
     finding.title = format!("{who} {wait} for I/O that does not complete, for {seconds} s");
+    finding.facts_for.extend(oldest(memory));
     finding.facts_for.extend(waiting.iter().take(FACTS).map(|task| asleep(memory, task)));
     finding
         .facts_against
         .push("Not known: whether the guest or the host fails its disk".to_owned());
     Some(finding)
+}
+
+/// What a disk has had for longest.
+fn oldest(memory: &Memory) -> Option<String> {
+    let Request { disk, operation, sector, bytes, age_ms } = memory.requests.first()?;
+    let (disk, operation) = (quoted(disk), quoted(operation));
+    let age = age_ms.map(|ms| format!(" for {} s", ms / 1000)).unwrap_or_default();
+    let all = count(memory.requests.len(), "request");
+    Some(format!(
+        "disk {disk} has {all} unanswered, the oldest{age}: a {operation} of {bytes} bytes at sector {sector}"
+    ))
 }
 
 /// Somebody sent SIGSTOP.

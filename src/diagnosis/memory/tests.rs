@@ -2,7 +2,7 @@
 
 use super::super::{Diagnosis, diagnose};
 use crate::evidence::Evidence;
-use crate::evidence::memory::{Cpu, Lock, Memory, Progress, Registers, Task, Wait};
+use crate::evidence::memory::{Cpu, Lock, Memory, Progress, Registers, Request, Task, Wait};
 
 const STACKS: [&[&str]; 5] = [
     &[
@@ -54,7 +54,7 @@ fn wait(pid: u32, lock: &str, owner: Option<u32>) -> Wait {
     Wait { pid, kind: Lock::Mutex, lock: lock.to_owned(), owner, frozen: None }
 }
 
-/// A CPU that changed no task for a second; flags: I interrupts on, U in a process, N its clock stands.
+/// A CPU that changed no task for a second; flags: I interrupts on, U in a process.
 fn cpu(index: u32, flags: &str, stack: usize) -> Cpu {
     Cpu {
         index,
@@ -67,11 +67,7 @@ fn cpu(index: u32, flags: &str, stack: usize) -> Cpu {
             halted: false,
         }),
         stack: STACKS[stack].iter().map(|call| (*call).to_owned()).collect(),
-        progress: Some(Progress {
-            after_ms: 1000,
-            clock_ms: if flags.contains('N') { 0 } else { 990 },
-            switches: 0,
-        }),
+        progress: Some(Progress { after_ms: 1000, clock_ms: 0, switches: 0 }),
         ..Cpu::default()
     }
 }
@@ -111,8 +107,16 @@ fn waits() {
     let rwsem = wait(7, "0xffff8880", None);
     frozen.waits =
         vec![Wait { kind: Lock::PercpuRwsem, frozen: Some("ext4 on vda".to_owned()), ..rwsem }];
-    let disk =
+    let mut disk =
         memory(&[(7, "writer", 'D', 31, 1), (8, "reader", 'D', 2, 1), (9, "other", 'D', 90, 4)]);
+    let request = |age_ms| Request {
+        disk: "vda".to_owned(),
+        operation: "write".to_owned(),
+        sector: 2048,
+        bytes: 4096,
+        age_ms,
+    };
+    disk.requests = vec![request(Some(31_500)), request(None)];
     let all = [ring, itself, held, moment, frozen, disk].map(told);
     insta::assert_snapshot!(all.join("\n\n"));
 }
@@ -124,11 +128,22 @@ fn cpus() {
     idle.idle = true;
     let mut moves = cpu(0, "", 3);
     moves.progress = moves.progress.map(|progress| Progress { switches: 1, ..progress });
-    let mut short = cpu(0, "N", 3);
+    let mut short = cpu(0, "", 3);
     short.progress = short.progress.map(|progress| Progress { after_ms: 100, ..progress });
+    let mut starves = with(vec![cpu(0, "IU", 4), cpu(1, "IU", 4)]);
+    starves.cpus[0].progress =
+        starves.cpus[0].progress.map(|progress| Progress { switches: 3, ..progress });
+    starves.tasks.push(Task {
+        pid: 9,
+        comm: "starves".to_owned(),
+        state: 'R',
+        since_ms: Some(4_000),
+        ..Task::default()
+    });
     let all = [
-        with(vec![idle.clone(), cpu(1, "N", 3)]),
-        with(vec![cpu(0, "N", 0), cpu(1, "N", 3)]),
+        starves,
+        with(vec![idle.clone(), cpu(1, "", 3)]),
+        with(vec![cpu(0, "", 0), cpu(1, "", 3)]),
         with(vec![idle, cpu(1, "I", 0)]),
         with(vec![cpu(0, "IU", 4), cpu(1, "IU", 4)]),
         with(vec![moves]),
