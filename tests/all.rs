@@ -15,6 +15,7 @@ mod all {
     mod console;
     mod device_log;
     mod faults;
+    mod inspect;
     mod keys;
     mod matrix;
     mod once;

@@ -18,6 +18,7 @@ pub mod capture_cli;
 pub mod config;
 pub mod identity;
 pub mod incident;
+pub mod inspect;
 pub mod keeper;
 pub mod ledger;
 pub mod pages;

@@ -6,8 +6,11 @@ use lifesign::agent::capture_cli;
 use lifesign::agent::config::Config;
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::survey::{Paint, survey};
-use lifesign::agent::{assignment, bundle_file, config, keeper, run, scenario_cli, status};
+use lifesign::agent::{
+    assignment, bundle_file, config, inspect, keeper, run, scenario_cli, status,
+};
 use lifesign::base::chain::Chain;
+use lifesign::base::consent::Consent;
 use lifesign::base::document::{FromNode, parse_duration};
 use lifesign::base::rung::Answer;
 use lifesign::base::text::Harmless;
@@ -84,6 +87,8 @@ enum Command {
         /// As the pause was given
         apps: String,
     },
+    /// Read a guest's kernel out of its memory: why it hangs, its CPUs, locks, stacks and log
+    Inspect(Inspect),
     /// Show the state of every app, as the running agent has it
     Status {
         #[command(flatten)]
@@ -171,6 +176,27 @@ impl From<Level> for capture_cli::Level {
 }
 
 #[derive(clap::Args)]
+struct Inspect {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Name or UUID of the app
+    #[arg(required_unless_present_any = ["pid", "dump"], conflicts_with_all = ["pid", "dump"])]
+    app: Option<String>,
+    /// The hypervisor's process, instead of an app
+    #[arg(long, conflicts_with = "dump")]
+    pid: Option<u32>,
+    /// The monitor of that process; without it the kernel has to be searched
+    #[arg(long, value_name = "SOCKET", requires = "pid")]
+    qmp: Option<PathBuf>,
+    /// A file that `dump-guest-memory` or `pmemsave` wrote, instead of an app
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// Print all that was read as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
 struct ConfigFile {
     /// The agent's config file
     #[arg(long, value_name = "FILE", default_value = "/etc/lifesign/agent.yaml")]
@@ -244,6 +270,7 @@ fn act(command: Command) -> Result<ExitCode> {
             show(&wanted, &config.config)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Inspect(inspect) => runtime.block_on(inspect_once(inspect)),
         Command::Pause { config, apps, why, end } => {
             let (state, now) = (config::read(&config.config)?.state, Clock::wall());
             pauses::pause(&state, Whom(apps), Told { why, until: end.date(now) }, now)?;
@@ -384,6 +411,29 @@ fn show(wanted: &Wanted, config: &Path) -> Result<()> {
     let more = format!("lifesign show {} --artifact NAME", wanted.file.display());
     write!(io::stdout(), "{}", report::bundle(&bundle, style, &more)).ok();
     Ok(())
+}
+
+async fn inspect_once(asked: Inspect) -> Result<ExitCode> {
+    let subject = match (asked.dump, asked.pid, asked.app) {
+        (Some(file), ..) => inspect::Subject::Dump(file),
+        (None, Some(pid), _) => inspect::Subject::Process { pid, qmp: asked.qmp },
+        (None, None, app) => {
+            let bound = find(&asked.config.config, &app.unwrap_or_default()).await?;
+            let Some(qmp) = bound.app.qmp else {
+                bail!("the binding of `{}` names no `qmp` socket", bound.app.name);
+            };
+            if bound.app.consent < Consent::Query {
+                bail!("to read the memory of `{}` needs the consent `query`", bound.app.name);
+            }
+            inspect::Subject::Monitor(qmp)
+        }
+    };
+    let inspection = inspect::inspect(&subject).await?;
+    match asked.json {
+        true => say(&inspect::json(&inspection)),
+        false => say(inspect::page(&inspection).trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A line on a terminal that says how far we are.
