@@ -111,7 +111,7 @@ fn trees(memory: &Memory, page: &mut String) {
     let mut drawn = BTreeSet::new();
     for ring in memory.rings() {
         let first = ring.first().map_or(0, |wait| wait.pid);
-        line(page, &format!("  {} waits in a ring", named(memory, first)));
+        line(page, &format!("  {} waits for itself, by way of others", named(memory, first)));
         draw(memory, &waiters, first, page, &mut drawn);
     }
     let roots: BTreeSet<u32> = memory.waits.iter().filter_map(|wait| memory.root(wait)).collect();
@@ -148,7 +148,11 @@ fn draw(
         waiters.get(&Some(root)).into_iter().flatten().rev().map(|wait| (*wait, 1)).collect();
     while let Some((wait, depth)) = stack.pop() {
         let again = !drawn.insert(wait.pid);
-        let mark = if again { " (above)" } else { "" };
+        let mark = match again {
+            _ if wait.pid == root => ", which closes the ring",
+            true => " (above)",
+            false => "",
+        };
         let indent = "  ".repeat(depth);
         line(
             page,

@@ -194,9 +194,12 @@ impl Process {
     /// The file behind a shared mapping, by the descriptor that the process has.
     fn file(&self, mapping: &Mapping) -> Result<Rc<File>, RamError> {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten();
-        let mut files = descriptors.flatten().map(|entry| entry.path()).filter(|path| {
+        // Inodes of two file systems may have one number, but not one name as well.
+        let is_it = |path: &PathBuf| {
             fs::metadata(path).is_ok_and(|file| file.is_file() && file.ino() == mapping.inode)
-        });
+                && fs::read_link(path).is_ok_and(|target| target == Path::new(&mapping.name))
+        };
+        let mut files = descriptors.flatten().map(|entry| entry.path()).filter(is_it);
         let opened = files.find_map(|path| File::open(path).ok());
         let gone = || RamError::FileGone { pid: self.pid, file: mapping.name.clone() };
         opened.map(Rc::new).ok_or_else(gone)
