@@ -32,10 +32,20 @@ pub(super) fn panic(evidence: &Evidence) -> Option<Finding> {
 
 /// The kernel killed a task for a mistake of its own, and was not heard of since.
 pub(super) fn oops(evidence: &Evidence) -> Option<Finding> {
-    let report = evidence.console.first(ReportKind::Oops)?;
     if life::kernel(evidence).is_some() && life::userspace_is_dead(evidence).is_empty() {
         return None;
     }
+    oopsed(evidence)
+}
+
+/// The kernel killed a task for a mistake of its own and went on, and memory shows nothing worse.
+pub(super) fn survived(evidence: &Evidence) -> Option<Finding> {
+    evidence.memory.as_ref()?;
+    oopsed(evidence)
+}
+
+fn oopsed(evidence: &Evidence) -> Option<Finding> {
+    let report = evidence.console.first(ReportKind::Oops)?;
     let mut finding = Finding::new(Class::Oops, Blame::GuestKernel, Confidence::Medium);
     let reason = quoted(&report.reason);
     finding.title = with_place(format!("kernel oops: {reason}"), &mut finding, &guilty(report));

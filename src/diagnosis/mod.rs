@@ -204,6 +204,7 @@ const JUDGES: [fn(&Evidence) -> Option<Finding>; 21] = [
     memory::busy,
     memory::killed,
     userspace::dead,
+    log::survived,
     log::stall,
 ];
 

@@ -237,6 +237,14 @@ fn a_panic_shows_its_reason() {
 }
 
 #[test]
+fn an_oops_and_killed_processes_are_seen() {
+    let inspection = verdict("inspect-oops", &["--kernel", "6.1"], "oops");
+    is(&inspection, Class::Oops, &["kernel oops", "lab_oops"]);
+    let inspection = verdict("inspect-oom", &[], "oom");
+    is(&inspection, Class::UserspaceDead, &["memory ran out"]);
+}
+
+#[test]
 fn disks_and_file_systems_show_who_waits_for_them() {
     let inspection = verdict("inspect-freeze", &["--disk"], "fs-freeze");
     is(&inspection, Class::HungTask, &["the file system ext4 on vda is frozen"]);
