@@ -23,9 +23,7 @@ pub(super) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     let mut finding =
         Finding::new(Class::Deadlock, Blame::GuestKernel, confidence(evidence, &ring));
     let frames: Vec<&Frame> = ring.iter().filter_map(|it| it.calls.first().copied()).collect();
-    let mut names: Vec<&str> = frames.iter().map(|frame| frame.name()).collect();
-    names.dedup();
-    finding.subject = names.into_iter().take(SUBJECTS).collect::<Vec<_>>().join("+");
+    finding.subject = ring_subject(&frames);
     finding.callers = signature::callers(&frames);
     let outside = |waiter: &&Waiter<'_>| !ring.iter().any(|it| it.pid == waiter.pid);
     let bystanders: Vec<&Waiter<'_>> = waiters.iter().filter(outside).collect();
@@ -36,6 +34,13 @@ pub(super) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     finding.facts_for.extend(said.take(FACTS));
     finding.facts_against = unknown(evidence, &ring, &bystanders);
     Some(finding)
+}
+
+/// What a ring is called by: the functions in which its tasks wait, sorted.
+pub(super) fn ring_subject(frames: &[&Frame]) -> String {
+    let mut names: Vec<&str> = frames.iter().map(|frame| frame.name()).collect();
+    names.dedup();
+    names.into_iter().take(SUBJECTS).collect::<Vec<_>>().join("+")
 }
 
 /// The first ring of waiters in which each waits for the next.

@@ -176,7 +176,7 @@ impl fmt::Display for Confidence {
 
 /// Who judges, in order; the first that finds something is believed, unless it is a mere guess and
 /// a later one knows better.
-const JUDGES: [fn(&Evidence) -> Option<Finding>; 21] = [
+const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     // A guest cannot live without its hypervisor, so whatever else was seen follows from it.
     vmm::gone,
     vmm::stopped,

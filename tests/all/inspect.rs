@@ -188,7 +188,7 @@ fn a_deadlock_shows_both_owners() {
         let inspection = verdict(name, &["--kernel", kernel], "mutex-deadlock");
         is(
             &inspection,
-            Class::HungTask,
+            Class::Deadlock,
             &["deadlock", "lab_order_ab (", "lab_order_ba (", "wait for each other"],
         );
         let memory = &inspection.memory;

@@ -1,11 +1,13 @@
 //! Locks: who waits for whom, in a ring or for one who does not come back.
 
+use super::super::deadlock::ring_subject;
 use super::super::functions::waiting;
 use super::super::say::{count, list, quoted};
 use super::super::{Blame, Class, Confidence, Finding, signature};
 use super::{FACTS, LONG_MS, asleep, name};
 use crate::evidence::Evidence;
 use crate::evidence::memory::{Memory, Task, Wait, trace};
+use crate::evidence::trace::{Frame, Trace};
 use std::collections::BTreeMap;
 
 /// Tasks wait for each other.
@@ -13,14 +15,20 @@ pub(crate) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     let memory = evidence.memory.as_ref()?;
     let ring = memory.rings().into_iter().next()?;
     let tasks: Vec<&Task> = ring.iter().filter_map(|wait| memory.task(wait.pid)).collect();
-    let first = tasks.first()?;
-    let mut finding = Finding::new(Class::HungTask, Blame::GuestKernel, Confidence::High);
+    tasks.first()?;
+    let mut finding = Finding::new(Class::Deadlock, Blame::GuestKernel, Confidence::High);
     let names: Vec<String> = tasks.iter().map(|task| name(task)).collect();
     finding.title = match tasks.len() {
         1 => format!("deadlock: {} waits for a lock that it holds itself", names.concat()),
         _ => format!("deadlock: {} wait for each other", list(&names, FACTS)),
     };
-    blame(&mut finding, memory, first);
+    let traces: Vec<Trace> = tasks.iter().map(|task| trace(memory.stack(task))).collect();
+    let mut frames: Vec<&Frame> =
+        traces.iter().filter_map(|trace| waiting(&trace.calls()).1.first().copied()).collect();
+    // The same ring has the same name, whoever closed it and however it was seen.
+    frames.sort_by_key(|frame| frame.name());
+    finding.subject = ring_subject(&frames);
+    finding.callers = signature::callers(&frames);
     finding.facts_for.extend(ring.iter().map(|wait| held_by(memory, wait)));
     finding.facts_for.extend(victims(memory, &ring));
     Some(finding)
