@@ -389,6 +389,13 @@ mod tests {
         scenario::read(source).unwrap()
     }
 
+    /// An agent sees the app fail, and ends.
+    async fn begin(state: &Path, scenario: &Scenario) {
+        let (app, rounds) = (app(7), Rounds { rounds: Vec::new() });
+        let failure = Failure { app: &app, scenario, rounds, before: Vec::new(), tell: &|_| {} };
+        desk(state).begin(failure).await;
+    }
+
     /// A later headline of an incident takes the place of an earlier one.
     fn headline(desk: &Desk) -> Digest {
         let spool = desk.spool.lock().unwrap();
@@ -400,15 +407,7 @@ mod tests {
     async fn an_incident_outlives_the_agent_but_not_the_run_of_the_app() {
         let state = tempfile::tempdir().unwrap();
         let scenario = quick();
-        let rounds = Rounds { rounds: Vec::new() };
-        let failure = Failure {
-            app: &app(7),
-            scenario: &scenario,
-            rounds,
-            before: Vec::new(),
-            tell: &|_| {},
-        };
-        desk(state.path()).begin(failure).await;
+        begin(state.path(), &scenario).await;
 
         let again = desk(state.path());
         let since = again.lock_ledger().get(app(7).id, scenario.name()).unwrap().failed_uptime;
@@ -428,15 +427,7 @@ mod tests {
     async fn no_incident_outlives_the_boot_of_its_machine() {
         let state = tempfile::tempdir().unwrap();
         let scenario = quick();
-        let rounds = Rounds { rounds: Vec::new() };
-        let failure = Failure {
-            app: &app(7),
-            scenario: &scenario,
-            rounds,
-            before: Vec::new(),
-            tell: &|_| {},
-        };
-        desk(state.path()).begin(failure).await;
+        begin(state.path(), &scenario).await;
         let booted = Desk { boot_id: [4; 16], ..desk(state.path()) };
         assert_eq!(booted.resume(&app(7), &scenario), None);
     }

@@ -56,10 +56,10 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
             Watched::new(scenario, asker, &desk, started)
         })
         .collect();
-    let targets: Vec<_> =
-        watched.iter().map(|w| target(w.asker.app(), &w.scenario, &desk.state)).collect();
-    for target in &targets {
-        capture::put_back(target).await;
+    // It is of the app, whichever of its scenarios changed it.
+    let changed = watched.first().map(|w| target(w.asker.app(), &w.scenario, &desk.state));
+    if let Some(target) = changed {
+        capture::put_back(&target).await;
     }
     let mut boots = Boots::default();
     let mut stop = stop;

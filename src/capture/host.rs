@@ -5,6 +5,7 @@ use crate::base::step::Step;
 use crate::evidence::host::{Host, Pressure, Thread};
 use crate::evidence::report::Outcome;
 use crate::evidence::{Artifact, Kind};
+use crate::hypervisor::process::named;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ fn look(pid: u32, first: &BTreeMap<u32, Sample>, apart: Duration) -> Host {
 /// When a process was started, in ticks after boot: tells it from a later one of the same number.
 pub(super) fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    named(&stat)?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// What `/proc/../stat` and `schedstat` say of a thread.
@@ -108,14 +109,12 @@ fn sample(process: &Path) -> Option<Sample> {
     Some(sample)
 }
 
-/// The name stands in parentheses and may hold anything, even parentheses.
 fn parse_stat(stat: &str) -> Option<Sample> {
-    let (head, tail) = stat.rsplit_once(')')?;
-    let name = head.split_once('(')?.1.to_owned();
-    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let (name, rest) = named(stat)?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some(Sample {
-        name,
+        name: name.to_owned(),
         state: fields.first()?.chars().next()?,
         ticks: number(11)?.saturating_add(number(12)?),
         waited_ns: 0,

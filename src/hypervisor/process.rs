@@ -40,9 +40,16 @@ fn listener<'a>(sockets: &'a str, path: &str) -> Option<&'a str> {
     })
 }
 
-/// The letter after the name, which stands in parentheses and may hold anything, even parentheses.
+/// The name in `/proc/PID/stat`, and what stands behind it, from the letter of the state on. The name
+/// is in parentheses and may hold anything, even parentheses.
+#[must_use]
+pub fn named(stat: &str) -> Option<(&str, &str)> {
+    let (head, rest) = stat.rsplit_once(')')?;
+    Some((head.split_once('(')?.1, rest.trim_start()))
+}
+
 fn state_of(stat: &str) -> Option<char> {
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
+    named(stat)?.1.chars().next()
 }
 
 #[cfg(test)]
