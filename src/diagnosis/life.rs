@@ -28,6 +28,18 @@ pub(super) fn kernel(evidence: &Evidence) -> Option<String> {
     Some(format!("CPU {} runs a process and takes interrupts", in_process.index))
 }
 
+/// Why nothing can hang that anybody waits for, in a sentence: processes answer, and every question was
+/// answered. The kernel writes to disks without any process.
+pub(super) fn guest(evidence: &Evidence) -> Option<String> {
+    let probes = last_round(evidence);
+    let answers = |probe: &&Probe| {
+        matches!(probe.rung, Rung::Userspace | Rung::Service) && probe.answer == Answer::Alive
+    };
+    let probe = probes.iter().find(answers)?;
+    let refuted = probes.iter().any(|probe| probe.answer == Answer::Dead);
+    (!refuted).then(|| format!("processes live: probe {} was answered", quoted(&probe.name)))
+}
+
 /// Why no process can be alive, in sentences.
 pub(super) fn userspace_is_dead(evidence: &Evidence) -> Vec<String> {
     let refutes = |probe: &&Probe| probe.rung >= Rung::Userspace && probe.answer == Answer::Dead;

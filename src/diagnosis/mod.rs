@@ -224,7 +224,10 @@ struct Finding {
 /// Says what happened.
 #[must_use]
 pub fn diagnose(evidence: &Evidence) -> Diagnosis {
-    let mut findings: Vec<Finding> = JUDGES.iter().filter_map(|judge| judge(evidence)).collect();
+    let answers = life::guest(evidence).is_some();
+    let judged = JUDGES.iter().filter_map(|judge| judge(evidence));
+    let mut findings: Vec<Finding> =
+        judged.filter(|finding| !(answers && finding.guesses_a_hang())).collect();
     findings.push(silent(evidence));
     let sure = findings.iter().position(|finding| finding.confidence > Confidence::Low);
     let mut finding = findings.swap_remove(sure.unwrap_or_default());
@@ -254,13 +257,30 @@ impl Finding {
             facts_against: Vec::new(),
         }
     }
+
+    /// Whether it says of one look that something hangs: a task that syncs looks so for a moment. A guest
+    /// that answers whatever it is asked refutes it.
+    fn guesses_a_hang(&self) -> bool {
+        let hangs = matches!(
+            self.class,
+            Class::HardLockup
+                | Class::SoftLockup
+                | Class::Deadlock
+                | Class::HungTask
+                | Class::UserspaceDead
+        );
+        hangs && self.confidence == Confidence::Low
+    }
 }
 
 /// No judge found anything.
 fn silent(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new(Class::Silent, Blame::Unknown, Confidence::Low);
     finding.title = "nothing answers, and nothing tells why".to_owned();
-    if let Some(life) = life::kernel(evidence) {
+    if let Some(life) = life::guest(evidence) {
+        finding.title = "nothing is known to be wrong: the guest answers".to_owned();
+        finding.facts_against.push(life);
+    } else if let Some(life) = life::kernel(evidence) {
         finding.title = "nothing is known to be wrong: no evidence tells what failed".to_owned();
         finding.facts_against.push(life);
     }

@@ -236,6 +236,32 @@ fn a_panic_that_follows_from_something_names_that() {
 }
 
 #[test]
+fn a_guest_that_answers_refutes_a_guess_that_it_hangs() {
+    let mut evidence = Evidence::default();
+    let momentary = b"sysrq: Show Blocked State\ntask:a state:D stack:0 pid:7 ppid:2 flags:0x0\n";
+    evidence.sysrq.read("blocked-tasks", momentary);
+    // The kernel writes to disks without any process.
+    evidence.rounds = asked("writes", Rung::Storage, Answer::Alive);
+    assert_eq!(diagnose(&evidence).class, Class::HungTask);
+    evidence.rounds = asked("console", Rung::Userspace, Answer::Alive);
+    let diagnosis = diagnose(&evidence);
+    assert_eq!(diagnosis.class, Class::Silent);
+    assert_eq!(diagnosis.title, "nothing is known to be wrong: the guest answers");
+}
+
+#[test]
+fn a_service_that_fails_alone_is_no_dead_userspace() {
+    let mut evidence = Evidence::read(&case!("mutex-deadlock-6.12": "sysrq-memory-usage"));
+    evidence.console = KernelLog::default();
+    evidence.rounds = asked("http", Rung::Service, Answer::Dead);
+    let diagnosis = diagnose(&evidence);
+    assert_eq!(diagnosis.class, Class::Silent);
+    assert_eq!(diagnosis.facts_for.last().unwrap(), "probe http: dead, no answer within 5.0 s");
+    evidence.sysrq = Evidence::read(&case!("userspace-stopped-6.12": "sysrq-task-states")).sysrq;
+    assert_eq!(diagnose(&evidence).class, Class::UserspaceDead);
+}
+
+#[test]
 fn nothing_gives_silence() {
     let diagnosis = diagnose(&Evidence::default());
     assert_eq!((diagnosis.class, diagnosis.confidence), (Class::Silent, Confidence::Low));
@@ -297,12 +323,11 @@ fn artifact(name: &str, data: &[u8]) -> Artifact {
 }
 
 fn console_dead() -> Rounds {
-    let probe = Probe {
-        name: "console".to_owned(),
-        rung: Rung::Userspace,
-        answer: Answer::Dead,
-        reason: "no answer within 5.0 s".to_owned(),
-        took_ms: 5_000,
-    };
+    asked("console", Rung::Userspace, Answer::Dead)
+}
+
+fn asked(name: &str, rung: Rung, answer: Answer) -> Rounds {
+    let (name, reason) = (name.to_owned(), "no answer within 5.0 s".to_owned());
+    let probe = Probe { name, rung, answer, reason, took_ms: 5_000 };
     Rounds { rounds: vec![Round { at: Timestamp::from_millis(0), probes: vec![probe] }] }
 }

@@ -2,6 +2,7 @@
 
 use super::say::{count, quoted};
 use super::{Blame, Class, Confidence, Finding, life};
+use crate::base::rung::{Answer, Rung};
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::ReportKind;
 use crate::evidence::qmp::Cpu;
@@ -18,9 +19,16 @@ pub(super) fn dead(evidence: &Evidence) -> Option<Finding> {
     finding.title = "the kernel lives, but no process answers".to_owned();
     finding.facts_for.push(kernel);
     let causes: [fn(&Evidence, &mut Finding) -> bool; 3] = [stopped, killed, busy];
-    if !causes.iter().any(|cause| cause(evidence, &mut finding)) {
-        without_cause(evidence, &mut finding);
+    if causes.iter().any(|cause| cause(evidence, &mut finding)) {
+        return Some(finding);
     }
+    // A service or a cable may have failed alone.
+    let refuted = life::last_round(evidence).iter();
+    let mut refuted = refuted.filter(|probe| probe.answer == Answer::Dead);
+    if !refuted.any(|probe| probe.rung == Rung::Userspace) {
+        return None;
+    }
+    without_cause(evidence, &mut finding);
     Some(finding)
 }
 

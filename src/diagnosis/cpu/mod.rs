@@ -66,10 +66,11 @@ pub(super) fn soft_lockup(evidence: &Evidence) -> Option<Finding> {
     let mut finding = lockup(evidence, Class::SoftLockup, &spins)?;
     let sources = spins.iter().map(|spin| spin.facts.len()).max().unwrap_or_default();
     let reported = spins.iter().any(|spin| spin.reported);
-    // What the guest did not notice by itself may be a kernel that is merely busy.
+    // What the guest did not notice by itself may be a kernel that is merely busy, above all while it answers.
     finding.confidence = match (reported, sources) {
         (true, 2..) => Confidence::High,
-        (true, _) | (false, 2..) => Confidence::Medium,
+        (true, _) => Confidence::Medium,
+        (false, 2..) if life::guest(evidence).is_none() => Confidence::Medium,
         (false, _) => Confidence::Low,
     };
     Some(finding)

@@ -1,6 +1,6 @@
 //! Which CPUs spin, by registers, by time on the host, and by the kernel's own backtraces.
 
-use super::super::functions::is_entry;
+use super::super::functions::{is_entry, is_printing};
 use super::dumps;
 use super::life::vcpus;
 use crate::evidence::Evidence;
@@ -70,7 +70,12 @@ fn spin(evidence: &Evidence, index: u32, interrupts_on: bool) -> Option<Spin<'_>
     if facts.is_empty() {
         return None;
     }
-    let function = backtrace.and_then(|cpu| cpu.trace.calls().first().copied());
+    let now = backtrace.map(|cpu| cpu.trace.calls()).unwrap_or_default();
+    // Who writes much to a slow console is always found at it, and gets on.
+    if interrupts_on && report.is_none() && now.iter().any(|frame| is_printing(frame.name())) {
+        return None;
+    }
+    let function = now.first();
     facts.extend(
         function.map(|frame| format!("its backtrace shows CPU {index} in {}", frame.name())),
     );
