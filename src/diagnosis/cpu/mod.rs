@@ -66,11 +66,10 @@ pub(super) fn soft_lockup(evidence: &Evidence) -> Option<Finding> {
     let mut finding = lockup(evidence, Class::SoftLockup, &spins)?;
     let sources = spins.iter().map(|spin| spin.facts.len()).max().unwrap_or_default();
     let reported = spins.iter().any(|spin| spin.reported);
-    // What the guest did not notice by itself may be a kernel that is merely busy, above all while it answers.
+    // What the guest did not notice by itself may be a kernel that is merely busy.
     finding.confidence = match (reported, sources) {
         (true, 2..) => Confidence::High,
-        (true, _) => Confidence::Medium,
-        (false, 2..) if life::guest(evidence).is_none() => Confidence::Medium,
+        (true, _) | (false, 2..) => Confidence::Medium,
         (false, _) => Confidence::Low,
     };
     Some(finding)
