@@ -50,7 +50,7 @@ guest_up() {
     "write_config_$wiring" >"$LAB_GUEST/qemu.cfg"
     local boots=1
     boot
-    until await_guest; do
+    until await_guest && ! emulator_tripped; do
         emulator_tripped && [ $((boots++)) -lt 3 ] || give_guest_up
         say "hack/lab: the emulated CPU tripped over code that $LAB_NAME's kernel patched; it boots again"
         stop_qemu
@@ -444,7 +444,7 @@ await_guest() {
 
 # While a kernel patches itself, QEMU's emulation now and then runs the
 # breakpoint on one CPU after another CPU took it away, which kills the guest
-# before it is up. Nothing that the lab breaks can look so: it breaks later.
+# or one of its CPUs before it is up. Nothing that the lab breaks can look so: it breaks later.
 emulator_tripped() {
     grep -q 'int3: 0000 \[#1\]' "$LAB_GUEST/console.log"
 }
