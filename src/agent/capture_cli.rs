@@ -5,16 +5,18 @@ use super::identity;
 use super::incident::{new_incident, target};
 use super::probe::Asker;
 use super::turn::{self, Turn};
+use crate::base::chain::Chain;
 use crate::base::rung::Finding;
 use crate::base::step::{Action, Query, Step};
 use crate::base::time::Clock;
-use crate::binding::Bound;
+use crate::binding::{App, Bound};
 use crate::bundle::{Bundle, Origin};
-use crate::capture::{self, Budget, Tell};
+use crate::capture::{self, Budget, Target, Tell};
 use crate::diagnosis::diagnose;
 use crate::evidence::Evidence;
 use crate::evidence::rounds::{self, Round, Rounds};
 use crate::scenario::Scenario;
+use crate::transport::log::{self, History};
 
 /// How much is collected.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -66,7 +68,8 @@ pub async fn collect(
         failed_uptime: Clock::now(),
         boot_id: identity::boot_id(),
     };
-    let target = target(&bound.app, scenario, &config.state);
+    let heard = heard(&bound.app).await;
+    let target = Target { heard, ..target(&bound.app, scenario, &config.state) };
     let before = capture::look(&target).await;
     let round = ask(bound, scenario).await;
     let (steps, budget) = level.of(scenario);
@@ -75,6 +78,18 @@ pub async fn collect(
     artifacts.push(Rounds { rounds: vec![round] }.to_artifact());
     let diagnosis = diagnose(&Evidence::read(&artifacts));
     Ok(Bundle { origin, steps: captured.steps, diagnosis, artifacts })
+}
+
+/// What the device's log still knows of an app whose console no file has.
+async fn heard(app: &App) -> Option<History> {
+    let domain = app.life.domain.as_deref().filter(|_| app.console_log.is_none())?;
+    match log::recall(app.device_log.as_deref()?, domain).await {
+        Ok(history) => history,
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "the device's log is not heard");
+            None
+        }
+    }
 }
 
 /// One round, with every question asked.

@@ -147,7 +147,9 @@ impl Desk {
 
         let permit = self.captures.acquire().await;
         let turn = Turn::wait(&self.state, app.id, TURN).await;
-        let target = target(app, scenario, &self.state);
+        let domain = app.life.domain.as_deref();
+        let heard = domain.and_then(|domain| self.log.history(domain));
+        let target = Target { heard, ..target(app, scenario, &self.state) };
         let budget = scenario.budget();
         let budget = capture::Budget { time: budget.time, bytes: budget.bytes };
         let captured = capture::capture(&target, scenario.diagnose(), before, budget, tell).await;
@@ -336,6 +338,7 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
     Target {
         console: app.console.clone(),
         console_log: app.console_log.clone(),
+        heard: None,
         qmp: app.qmp.clone(),
         pid: None,
         guest_agent: app.guest_agent.clone(),

@@ -124,7 +124,7 @@ pub async fn keep(
     let mut tellers = JoinSet::new();
     let sources = sources(&loaded);
     let registry = Registry::new(sources.len());
-    if let Some(socket) = loaded.setup.discover.iter().find_map(device_log) {
+    if let Some(socket) = device_log(&loaded) {
         let log = desk.log.clone();
         tellers.spawn(async move { match log.follow(&socket).await {} });
     }
@@ -173,11 +173,11 @@ fn sources(loaded: &Loaded) -> Vec<Source> {
 }
 
 /// Where the device's log is, if it has one that hears guests.
-fn device_log(kind: &Kind) -> Option<PathBuf> {
-    match kind {
+fn device_log(loaded: &Loaded) -> Option<PathBuf> {
+    loaded.setup.discover.iter().find_map(|kind| match kind {
         Kind::Eve(base) => Some(base.join(log::SOCKET)),
         Kind::Monitors(_) | Kind::Libvirt(_) => None,
-    }
+    })
 }
 
 /// Of equally precise bindings the device's own decide.
@@ -189,6 +189,10 @@ fn resolved(loaded: &Loaded, assigned: Rules, registry: &Registry) -> Resolved {
         for bound in &mut resolved.bound {
             bound.app.added_agent = probe::channel::place(state, bound.app.id);
         }
+    }
+    let device_log = device_log(loaded);
+    for bound in &mut resolved.bound {
+        bound.app.device_log = device_log.clone();
     }
     resolved
 }

@@ -22,6 +22,7 @@ use crate::base::consent::Consent;
 use crate::base::step::{Action, Query, Step};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::{Artifact, Kind, qmp};
+use crate::transport::log::History;
 use progress::Meter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Target {
     pub console: Option<PathBuf>,
     /// A file with what the guest wrote to its console.
     pub console_log: Option<PathBuf>,
+    /// What was kept of what it wrote, where no file has it.
+    pub heard: Option<History>,
     /// The socket of the monitor.
     pub qmp: Option<PathBuf>,
     /// The hypervisor's process, if it is known from before.
@@ -101,7 +104,7 @@ pub async fn capture(
     }
     if permitted.contains(&Step::Console) {
         meter.begin("console");
-        capture.take(console_log::tail(target.console_log.as_deref()).await);
+        capture.take(console_log::recall(target).await);
     }
     meter.take(&capture);
     meter.begin("host and monitor");

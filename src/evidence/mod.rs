@@ -37,7 +37,7 @@ pub struct Artifact {
 /// What an artifact is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// Bytes that the guest wrote to its console.
+    /// Bytes that the guest wrote to its console: the most recent, or by the name [`CONSOLE_FIRST`] its first.
     Console,
     /// Bytes that the guest wrote as the answer to one SysRq action, named by the artifact.
     Sysrq,
@@ -52,6 +52,9 @@ pub enum Kind {
     /// Written by a later version of this program.
     Other,
 }
+
+/// The name of the artifact that holds how a console began. It is for people: what went wrong then is over.
+pub const CONSOLE_FIRST: &str = "first";
 
 /// All that is known of one incident.
 #[derive(Clone, Debug, Default)]
@@ -95,6 +98,7 @@ impl Evidence {
         let mut evidence = Self::default();
         for artifact in artifacts {
             match artifact.kind {
+                Kind::Console if artifact.name == CONSOLE_FIRST => {}
                 Kind::Console => evidence.console = kernel_log::KernelLog::read(&artifact.data),
                 Kind::Sysrq => evidence.sysrq.read(&artifact.name, &artifact.data),
                 Kind::Qmp => evidence.qmp = qmp::Qmp::read(&artifact.data),

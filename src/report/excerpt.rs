@@ -3,7 +3,7 @@
 
 use crate::base::text::Harmless;
 use crate::evidence::qmp::Replies;
-use crate::evidence::{Artifact, Kind};
+use crate::evidence::{Artifact, CONSOLE_FIRST, Kind};
 
 /// Lines that are shown; the rest is one command away.
 const LINES: usize = 40;
@@ -53,7 +53,9 @@ pub(super) fn excerpt(artifacts: &[Artifact], subject: &str) -> Option<Excerpt> 
 
 /// From the line where the kernel's report begins, or in a list of tasks the one that is meant.
 fn report(artifact: &Artifact, beginning: &str, subject: &str) -> Option<Excerpt> {
-    if !matches!(artifact.kind, Kind::Console | Kind::Sysrq) {
+    // What was wrong when a guest began is over.
+    let is_past = artifact.name == CONSOLE_FIRST;
+    if is_past || !matches!(artifact.kind, Kind::Console | Kind::Sysrq) {
         return None;
     }
     let lines = lines(&artifact.data);

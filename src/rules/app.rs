@@ -43,6 +43,8 @@ pub struct App {
     pub add_agent: bool,
     /// Where the socket of a channel is that was given to it, or would be.
     pub added_agent: Option<PathBuf>,
+    /// The socket of the device's log, which hears its console where no file does.
+    pub device_log: Option<PathBuf>,
 }
 
 /// One run of an app, from start to end. A part that is not known tells nothing.
@@ -116,6 +118,7 @@ impl App {
             consent: Consent::default(),
             add_agent: false,
             added_agent: None,
+            device_log: None,
         }
     }
 

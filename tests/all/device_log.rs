@@ -4,7 +4,7 @@
 use super::lab::root;
 use super::programs::{Place, eventually};
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -19,20 +19,26 @@ fn daemon(run: &Path) -> Arc<AtomicBool> {
     let talks = Arc::new(AtomicBool::new(true));
     let goes_on = Arc::clone(&talks);
     std::thread::spawn(move || {
-        let (mut client, _) = listener.accept().unwrap();
-        let mut mode = [0];
-        client.read_exact(&mut mode).unwrap();
-        assert_eq!(mode, [2], "the past, and then what comes");
-        while goes_on.load(Relaxed) {
-            let line =
-                format!("{{\"source\":\"guest_vm-{DOMAIN}\",\"msg\":\"root: lifesign-alive\"}}\n");
-            if client.write_all(line.as_bytes()).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(500));
+        while let Ok((client, _)) = listener.accept() {
+            let goes_on = Arc::clone(&goes_on);
+            std::thread::spawn(move || talk(client, &goes_on));
         }
     });
     talks
+}
+
+fn talk(mut client: UnixStream, goes_on: &AtomicBool) {
+    let mut mode = [0];
+    client.read_exact(&mut mode).unwrap();
+    assert_eq!(mode, [2], "the past, and then what comes");
+    while goes_on.load(Relaxed) {
+        let line =
+            format!("{{\"source\":\"guest_vm-{DOMAIN}\",\"msg\":\"root: lifesign-alive\"}}\n");
+        if client.write_all(line.as_bytes()).is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[test]
@@ -46,7 +52,7 @@ fn a_label_is_heard_through_eves_log_daemon() {
     let scenarios = place.path("heard");
     std::fs::create_dir(&scenarios).unwrap();
     let heard = "scenario: heard\nperiod: 1s\ntimeout: 1s\ninitialDelay: 0s\nprobe:\n  \
-                 - log: { label: \"lifesign-alive\", within: 5s }\ndiagnose: [host]\n";
+                 - log: { label: \"lifesign-alive\", within: 5s }\ndiagnose: [host, console]\n";
     std::fs::write(scenarios.join("heard.yaml"), heard).unwrap();
     std::fs::write(
         place.path("bindings.yaml"),
@@ -65,6 +71,10 @@ fn a_label_is_heard_through_eves_log_daemon() {
         text.lines().any(|line| line.starts_with("web") && line.contains(wanted)).then_some(text)
     };
     eventually("the label is heard", 15, || state("healthy"));
+    let output = place.lifesign(&["capture", "--config", "agent.yaml", "web"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let console = said.lines().find(|line| line.starts_with("console ")).unwrap_or(&said);
+    assert!(console.contains(" done ") && console.contains("bytes 0 to "), "{said}");
     talks.store(false, Relaxed);
     // What cannot be heard is not silent.
     eventually("the daemon is gone", 15, || state("unknown"));

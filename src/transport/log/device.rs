@@ -4,7 +4,7 @@
 //! [`Ear`]. At the start, and when the connection was lost, the daemon tells what it still knows of
 //! the past: that goes into the history, and no ear takes it for news.
 
-use super::memlogd::{Entry, Memlogd, guest_source, is_guest};
+use super::memlogd::{self, Entry, Memlogd, guest_source, is_guest};
 use super::{History, Piece, Tap};
 use crate::base::chain::Chain;
 use crate::base::limits;
@@ -19,6 +19,10 @@ use tokio::time::{Instant, sleep};
 
 /// How long the daemon is left alone when it did not answer.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The past comes without a pause, and at most for so long.
+const QUIET: Duration = Duration::from_millis(300);
+const PAST: Duration = Duration::from_secs(2);
 
 /// Nobody waits for the end of the log.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -56,6 +60,24 @@ impl Default for Heard {
         Self {
             guests: BTreeMap::new(),
             deaf: Some("no log daemon is followed here; bind `console-log`".to_owned()),
+        }
+    }
+}
+
+/// What the daemon at this socket still knows of the console of a domain, if anything.
+///
+/// # Errors
+///
+/// When there is nobody to ask.
+pub async fn recall(socket: &Path, domain: &str) -> Result<Option<History>, memlogd::Error> {
+    let mut daemon = Memlogd::follow(socket).await?;
+    let (source, enough) = (guest_source(domain), Instant::now() + PAST);
+    let mut history: Option<History> = None;
+    loop {
+        let quiet = enough.min(Instant::now() + QUIET);
+        let Ok(Some(entry)) = daemon.next(quiet).await else { return Ok(history) };
+        if entry.source == source {
+            history.get_or_insert_default().hear(&entry.line());
         }
     }
 }
@@ -175,6 +197,7 @@ impl Tap for Ear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn entry(source: &str, seconds: i64, message: &str) -> Entry {
         let time = Timestamp::from_millis(seconds * 1000).to_string();
@@ -232,5 +255,25 @@ mod tests {
         }
         assert_eq!(log.lock().guests.len(), limits::APPS);
         assert!(log.history("0").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_still_knows_is_recalled() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("memlogdq.sock");
+        assert!(recall(&socket, "web.1.1").await.is_err());
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let serve = async || {
+            let (mut client, _) = listener.accept().await.unwrap();
+            client.read_exact(&mut [0]).await.unwrap();
+            for source in ["guest_vm-web.1.1", "zedbox", "guest_vm-web.1.2"] {
+                let entry = format!("{{\"source\":\"{source}\",\"msg\":\"x\"}}\n");
+                client.write_all(entry.as_bytes()).await.unwrap();
+            }
+        };
+        let (known, ()) = tokio::join!(recall(&socket, "web.1.1"), serve());
+        assert_eq!(known.unwrap().unwrap().since(0).bytes, b"x\n");
+        let (unknown, ()) = tokio::join!(recall(&socket, "db.1.1"), serve());
+        assert!(unknown.unwrap().is_none());
     }
 }

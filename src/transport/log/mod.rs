@@ -10,7 +10,7 @@ mod history;
 mod memlogd;
 mod watcher;
 
-pub use device::{DeviceLog, Ear};
+pub use device::{DeviceLog, Ear, recall};
 pub use file::{FileTap, Piece};
 pub use history::History;
 pub use memlogd::{Entry, Error, Memlogd, SOCKET, guest_source};
