@@ -117,3 +117,13 @@ pub const LOOK_READS: u64 = 500_000;
 
 /// How much of the kernel's log a look takes: as much as of the console.
 pub const LOOK_LOG_BYTES: usize = CONSOLE_TAIL_BYTES;
+
+/// How much is read of a file that kernels leave records in: QEMU's own example of such a store has
+/// 64 KiB, and the variables of a firmware are within the first 768 KiB of its image.
+pub const STORE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Records of a store that are taken, the latest: one boot leaves some oopses and a panic.
+pub const RECORDS: usize = 8;
+
+/// How much of one record is taken. A kernel packs some 30 KiB of its log into one.
+pub const RECORD_BYTES: usize = 64 * 1024;

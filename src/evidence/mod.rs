@@ -11,6 +11,7 @@ pub mod kernel_log;
 pub mod line;
 pub mod locks;
 pub mod memory;
+pub mod pstore;
 pub mod qmp;
 #[cfg(test)]
 pub(crate) mod recorded;

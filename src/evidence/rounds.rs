@@ -36,7 +36,21 @@ pub struct Probe {
     pub took_ms: u64,
 }
 
+/// Probes that tell of the time before they were asked, and nothing of that moment.
+const LOOK_BACK: [&str; 5] = ["silence", "label", "never", "written", "heartbeat"];
+
 impl Rounds {
+    /// When the guest last answered a question that its kernel at least has to answer.
+    #[must_use]
+    pub fn last_answer(&self) -> Option<Timestamp> {
+        let answers = |probe: &Probe| {
+            probe.answer == Answer::Alive
+                && probe.rung >= Rung::Kernel
+                && !LOOK_BACK.contains(&probe.name.as_str())
+        };
+        self.rounds.iter().rfind(|round| round.probes.iter().any(answers)).map(|round| round.at)
+    }
+
     /// Reads what [`Rounds::to_artifact`] wrote.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Self {
