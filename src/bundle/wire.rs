@@ -169,6 +169,7 @@ fn encode_artifact(artifact: &Artifact) -> v1::Artifact {
         Kind::Host => v1::Kind::Host,
         Kind::Rounds => v1::Kind::Rounds,
         Kind::Memory => v1::Kind::Memory,
+        Kind::Records => v1::Kind::Records,
         Kind::Other => v1::Kind::Unknown,
     };
     v1::Artifact { kind: kind.into(), name: artifact.name.clone(), data: artifact.data.clone() }
@@ -182,6 +183,7 @@ fn decode_artifact(artifact: v1::Artifact) -> Artifact {
         v1::Kind::Host => Kind::Host,
         v1::Kind::Rounds => Kind::Rounds,
         v1::Kind::Memory => Kind::Memory,
+        v1::Kind::Records => Kind::Records,
         v1::Kind::Unknown => Kind::Other,
     };
     Artifact { kind, name: harmless_line(artifact.name.as_bytes()), data: artifact.data }

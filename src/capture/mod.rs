@@ -159,10 +159,22 @@ impl Capture {
             // Half a JSON says nothing.
             let keep = match artifact.kind {
                 Kind::Console | Kind::Sysrq => artifact.data.len() - cut,
-                Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Memory | Kind::Other if cut == 0 => {
+                Kind::Qmp
+                | Kind::Host
+                | Kind::Rounds
+                | Kind::Memory
+                | Kind::Records
+                | Kind::Other
+                    if cut == 0 =>
+                {
                     continue;
                 }
-                Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Memory | Kind::Other => 0,
+                Kind::Qmp
+                | Kind::Host
+                | Kind::Rounds
+                | Kind::Memory
+                | Kind::Records
+                | Kind::Other => 0,
             };
             if cut > 0 {
                 total -= (artifact.data.len() - keep) as u64;

@@ -2,32 +2,45 @@
 
 use super::functions::{is_delay, is_helper, is_reporting, waiting};
 use super::say::{count, place, quoted};
-use super::{Blame, Class, Confidence, Finding, life, signature};
+use super::{Blame, Class, Confidence, Finding, life, record, signature};
 use crate::evidence::Evidence;
-use crate::evidence::kernel_log::{Report, ReportKind};
+use crate::evidence::kernel_log::{KernelLog, Report, ReportKind};
 use crate::evidence::trace::Frame;
 
 /// What an oops leaves locked is missed within minutes; what fails an hour later has other causes.
 const RECENT_S: u64 = 600;
 
+/// What says it.
+const CONSOLE: &str = "the console";
+
 /// The kernel gave up and said why.
 pub(super) fn panic(evidence: &Evidence) -> Option<Finding> {
     let log = &evidence.console;
-    let is_panic =
-        |report: &&Report| matches!(report.kind, ReportKind::Panic | ReportKind::InitDied);
-    let report = log.reports.iter().find(is_panic)?;
+    let report = last_words(log)?;
     // A panicked kernel answers nothing: the report is of an earlier life, whose end was not seen.
     if life::kernel(evidence).is_some() {
         return None;
     }
-    let mut finding = if report.kind == ReportKind::InitDied {
-        init_died(report)
-    } else {
-        panicked(report, cause(evidence, report))
-    };
-    finding.facts_for.insert(0, said(report));
+    let mut finding = gave_up(log, report);
+    finding.facts_for.insert(0, said(CONSOLE, report));
     confirm(evidence, &mut finding);
     Some(finding)
+}
+
+/// The report of a kernel that gave up.
+pub(super) fn last_words(log: &KernelLog) -> Option<&Report> {
+    let is_panic =
+        |report: &&Report| matches!(report.kind, ReportKind::Panic | ReportKind::InitDied);
+    log.reports.iter().find(is_panic)
+}
+
+/// What a kernel gave up for, by its own words.
+pub(super) fn gave_up(log: &KernelLog, report: &Report) -> Finding {
+    if report.kind == ReportKind::InitDied {
+        init_died(report)
+    } else {
+        panicked(report, cause(log, report))
+    }
 }
 
 /// The kernel killed a task for a mistake of its own, and was not heard of since.
@@ -35,21 +48,22 @@ pub(super) fn oops(evidence: &Evidence) -> Option<Finding> {
     if life::kernel(evidence).is_some() && life::userspace_is_dead(evidence).is_empty() {
         return None;
     }
-    oopsed(evidence)
+    oopsed(evidence, &evidence.console, CONSOLE)
 }
 
 /// The kernel killed a task for a mistake of its own and went on, and memory shows nothing worse.
 pub(super) fn survived(evidence: &Evidence) -> Option<Finding> {
     evidence.memory.as_ref()?;
-    oopsed(evidence)
+    oopsed(evidence, &evidence.console, CONSOLE)
 }
 
-fn oopsed(evidence: &Evidence) -> Option<Finding> {
-    let report = evidence.console.first(ReportKind::Oops)?;
+/// The first oops of a log, of which `source` tells.
+pub(super) fn oopsed(evidence: &Evidence, log: &KernelLog, source: &str) -> Option<Finding> {
+    let report = log.first(ReportKind::Oops)?;
     let mut finding = Finding::new(Class::Oops, Blame::GuestKernel, Confidence::Medium);
     let reason = quoted(&report.reason);
     finding.title = with_place(format!("kernel oops: {reason}"), &mut finding, &guilty(report));
-    finding.facts_for.push(said(report));
+    finding.facts_for.push(said(source, report));
     if !report.who.comm.is_empty() {
         let who = quoted(&report.who.comm);
         finding.facts_for.push(format!("it killed {who}, and any lock that it held stays locked"));
@@ -60,7 +74,7 @@ fn oopsed(evidence: &Evidence) -> Option<Finding> {
     }
     if let Some(life) = life::kernel(evidence) {
         finding.facts_against.push(format!("the kernel went on: {life}"));
-        if went_on_s(evidence, report) > RECENT_S {
+        if went_on_s(log, report) > RECENT_S {
             finding.confidence = Confidence::Low;
         }
     }
@@ -68,8 +82,8 @@ fn oopsed(evidence: &Evidence) -> Option<Finding> {
 }
 
 /// For how long the kernel went on printing after a report.
-fn went_on_s(evidence: &Evidence, report: &Report) -> u64 {
-    let last_us = evidence.console.last_us.unwrap_or_default();
+fn went_on_s(log: &KernelLog, report: &Report) -> u64 {
+    let last_us = log.last_us.unwrap_or_default();
     last_us.saturating_sub(report.time_us.unwrap_or(last_us)) / 1_000_000
 }
 
@@ -82,7 +96,7 @@ pub(super) fn stall(evidence: &Evidence) -> Option<Finding> {
     let mut finding = Finding::new(Class::SoftLockup, Blame::GuestKernel, Confidence::Low);
     let frames = guilty(report);
     finding.title = with_place("a CPU held up the kernel".to_owned(), &mut finding, &frames);
-    finding.facts_for.push(said(report));
+    finding.facts_for.push(said(CONSOLE, report));
     Some(finding)
 }
 
@@ -132,7 +146,7 @@ fn resource(reason: &str) -> Option<&'static str> {
 }
 
 /// The report that a panic only follows from.
-fn cause<'a>(evidence: &'a Evidence, panic: &Report) -> Option<&'a Report> {
+fn cause<'a>(log: &'a KernelLog, panic: &Report) -> Option<&'a Report> {
     const FOLLOWS: [(&str, &[ReportKind]); 7] = [
         ("Fatal exception", &[ReportKind::Oops]),
         ("Machine halted", &[ReportKind::Oops]),
@@ -143,7 +157,7 @@ fn cause<'a>(evidence: &'a Evidence, panic: &Report) -> Option<&'a Report> {
         ("Hard LOCKUP", &[ReportKind::HardLockup]),
     ];
     let (_, kinds) = FOLLOWS.iter().find(|(begin, _)| panic.reason.starts_with(begin))?;
-    let mut earlier = evidence.console.reports.iter().rev();
+    let mut earlier = log.reports.iter().rev();
     earlier.find(|report| report.span.end <= panic.span.start && kinds.contains(&report.kind))
 }
 
@@ -170,7 +184,8 @@ fn with_place(title: String, finding: &mut Finding, frames: &[&Frame]) -> String
     format!("{title} (in {})", place(first))
 }
 
-fn said(report: &Report) -> String {
+/// That `source` tells of a report.
+pub(super) fn said(source: &str, report: &Report) -> String {
     let reason = quoted(&report.reason);
     let what = match report.kind {
         ReportKind::Panic | ReportKind::InitDied => "a panic",
@@ -182,26 +197,34 @@ fn said(report: &Report) -> String {
         ReportKind::OomKill => "a kill for want of memory",
     };
     match report.time_us {
-        Some(us) => format!("the console reports {what} {} s after boot: {reason}", us / 1_000_000),
-        None => format!("the console reports {what}: {reason}"),
+        Some(us) => format!("{source} reports {what} {} s after boot: {reason}", us / 1_000_000),
+        None => format!("{source} reports {what}: {reason}"),
     }
 }
 
 /// Facts about a panic from other sources than the console.
 fn confirm(evidence: &Evidence, finding: &mut Finding) {
     let facts = finding.facts_for.len();
-    if evidence.qmp.as_ref().is_some_and(|qmp| qmp.status.as_deref() == Some("guest-panicked")) {
-        finding.facts_for.push("the guest told the hypervisor that it panicked".to_owned());
-    }
-    if super::cpu::all_apics_are_off(evidence) {
-        finding.facts_for.push(
-            "the interrupt controllers of all CPUs are off, as a panic leaves them".to_owned(),
-        );
-    }
+    finding.facts_for.extend(died(evidence));
+    finding.facts_for.extend(record::confirms_panic(evidence));
     if evidence.sysrq.silent() {
         finding.facts_for.push("the kernel did not answer SysRq".to_owned());
     }
     if finding.facts_for.len() > facts {
         finding.confidence = Confidence::High;
     }
+}
+
+/// What only a kernel that gave up leaves behind in its machine.
+pub(super) fn died(evidence: &Evidence) -> Vec<String> {
+    let mut facts = Vec::new();
+    if evidence.qmp.as_ref().is_some_and(|qmp| qmp.status.as_deref() == Some("guest-panicked")) {
+        facts.push("the guest told the hypervisor that it panicked".to_owned());
+    }
+    if super::cpu::all_apics_are_off(evidence) {
+        facts.push(
+            "the interrupt controllers of all CPUs are off, as a panic leaves them".to_owned(),
+        );
+    }
+    facts
 }

@@ -18,6 +18,7 @@ mod holders;
 mod life;
 mod log;
 mod memory;
+mod record;
 mod say;
 mod signature;
 mod task;
@@ -183,6 +184,7 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     vmm::paused,
     // A kernel that says that it gave up has done so, and everything else is its consequence.
     log::panic,
+    record::panic,
     cpu::panic,
     // A CPU that takes no interrupts holds up the others, their tasks and their locks.
     memory::hard_lockup,
@@ -191,6 +193,7 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     cpu::soft_lockup,
     // A task that died in the kernel took its locks with it: who waits for them is a victim.
     log::oops,
+    record::oops,
     // Who holds a lock is known from memory, and guessed from stacks.
     memory::deadlock,
     memory::frozen,
@@ -232,6 +235,7 @@ pub fn diagnose(evidence: &Evidence) -> Diagnosis {
     let sure = findings.iter().position(|finding| finding.confidence > Confidence::Low);
     let mut finding = findings.swap_remove(sure.unwrap_or_default());
     finding.facts_for.extend(probes(evidence));
+    finding.facts_for.extend(record::history(evidence));
     Diagnosis {
         signature: signature::of(finding.class, &finding.subject, &finding.callers),
         class: finding.class,

@@ -25,6 +25,7 @@ macro_rules! case {
 }
 
 mod locks;
+mod records;
 
 fn prose(diagnosis: &Diagnosis) -> String {
     let Diagnosis { title, class, subject, signature, blame, confidence, .. } = diagnosis;

@@ -50,6 +50,8 @@ pub enum Kind {
     Rounds,
     /// JSON: [`memory::Memory`].
     Memory,
+    /// JSON: [`pstore::Records`].
+    Records,
     /// Written by a later version of this program.
     Other,
 }
@@ -72,6 +74,8 @@ pub struct Evidence {
     pub rounds: rounds::Rounds,
     /// The guest's own memory.
     pub memory: Option<memory::Memory>,
+    /// What the kernel wrote outside of the guest when it died, now or earlier.
+    pub records: pstore::Records,
 }
 
 impl Artifact {
@@ -85,6 +89,7 @@ impl Artifact {
             Kind::Host => "host",
             Kind::Rounds => "rounds",
             Kind::Memory => "memory",
+            Kind::Records => "records",
             Kind::Other => "other",
         };
         let name = harmless_line(self.name.as_bytes());
@@ -106,6 +111,7 @@ impl Evidence {
                 Kind::Host => evidence.host = host::Host::read(&artifact.data),
                 Kind::Rounds => evidence.rounds = rounds::Rounds::read(&artifact.data),
                 Kind::Memory => evidence.memory = memory::Memory::read(&artifact.data),
+                Kind::Records => evidence.records = pstore::Records::read(&artifact.data),
                 Kind::Other => {}
             }
         }

@@ -2,6 +2,7 @@
 //! that it shows something even where no parser understood them.
 
 use crate::base::text::Harmless;
+use crate::evidence::pstore::Record;
 use crate::evidence::qmp::Replies;
 use crate::evidence::{Artifact, CONSOLE_FIRST, Kind};
 
@@ -39,10 +40,23 @@ pub(super) struct Excerpt {
     pub(super) more: usize,
 }
 
-/// The best that these artifacts have of `subject`, if they have any.
-pub(super) fn excerpt(artifacts: &[Artifact], subject: &str) -> Option<Excerpt> {
+/// The best that these artifacts have of `subject`, if they have any; `record` is of now.
+pub(super) fn excerpt(
+    artifacts: &[Artifact],
+    record: Option<&Record>,
+    subject: &str,
+) -> Option<Excerpt> {
+    // What was wrong when a guest began is over.
+    let spoken = artifacts.iter().filter(|a| {
+        matches!(a.kind, Kind::Console | Kind::Sysrq) && a.name != CONSOLE_FIRST
+    });
+    let mut texts: Vec<(String, &[u8])> =
+        spoken.map(|artifact| (artifact.label(), artifact.data.as_slice())).collect();
+    texts.extend(record.map(|record| {
+        (format!("the record of {} in {}", record.at, record.store.word()), record.text.as_bytes())
+    }));
     let report = |beginning: &&str| {
-        artifacts.iter().find_map(|artifact| report(artifact, beginning, subject))
+        texts.iter().find_map(|(from, text)| report(from, text, beginning, subject))
     };
     BEGINNINGS
         .iter()
@@ -52,19 +66,14 @@ pub(super) fn excerpt(artifacts: &[Artifact], subject: &str) -> Option<Excerpt> 
 }
 
 /// From the line where the kernel's report begins, or in a list of tasks the one that is meant.
-fn report(artifact: &Artifact, beginning: &str, subject: &str) -> Option<Excerpt> {
-    // What was wrong when a guest began is over.
-    let is_past = artifact.name == CONSOLE_FIRST;
-    if is_past || !matches!(artifact.kind, Kind::Console | Kind::Sysrq) {
-        return None;
-    }
-    let lines = lines(&artifact.data);
+fn report(from: &str, text: &[u8], beginning: &str, subject: &str) -> Option<Excerpt> {
+    let lines = lines(text);
     let start = lines.iter().position(|line| line.contains(beginning))?;
     // What stands right before a panic says why: an oops, a watchdog.
     let start = start.saturating_sub(if beginning.starts_with("Kernel panic") { 4 } else { 0 });
     let report = lines.get(start..).unwrap_or_default();
-    let from = task_in(report, subject).unwrap_or(0);
-    Some(cut(artifact, report.get(from..).unwrap_or_default()))
+    let task = task_in(report, subject).unwrap_or(0);
+    Some(cut(from.to_owned(), report.get(task..).unwrap_or_default()))
 }
 
 /// Where the task begins whose stack has this function, or one of several: `f+g`.
@@ -78,7 +87,7 @@ fn task_in(lines: &[String], subject: &str) -> Option<usize> {
 /// An answer to SysRq, whatever it says.
 fn answer(artifact: &Artifact) -> Option<Excerpt> {
     let lines = lines(&artifact.data);
-    (artifact.kind == Kind::Sysrq && lines.len() > 2).then(|| cut(artifact, &lines))
+    (artifact.kind == Kind::Sysrq && lines.len() > 2).then(|| cut(artifact.label(), &lines))
 }
 
 /// The registers as the hypervisor printed them.
@@ -89,7 +98,7 @@ fn registers(artifact: &Artifact) -> Option<Excerpt> {
     let Replies(replies) = serde_json::from_slice(&artifact.data).ok()?;
     let reply = replies.iter().find(|reply| reply.command.contains(REGISTERS))?;
     let text = reply.value.as_str()?;
-    Some(cut(artifact, &lines(text.as_bytes())))
+    Some(cut(artifact.label(), &lines(text.as_bytes())))
 }
 
 fn lines(bytes: &[u8]) -> Vec<String> {
@@ -97,20 +106,18 @@ fn lines(bytes: &[u8]) -> Vec<String> {
     lines.map(|line| Harmless(line.trim_ascii_end()).to_string()).collect()
 }
 
-fn cut(artifact: &Artifact, lines: &[String]) -> Excerpt {
+fn cut(from: String, lines: &[String]) -> Excerpt {
     let filled = lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
     let shown = filled.min(LINES);
     let short = |line: &String| line.chars().take(COLUMNS).collect();
-    Excerpt {
-        from: artifact.label(),
-        lines: lines.iter().take(shown).map(short).collect(),
-        more: filled - shown,
-    }
+    Excerpt { from, lines: lines.iter().take(shown).map(short).collect(), more: filled - shown }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::Timestamp;
+    use crate::evidence::pstore::Store;
 
     fn artifact(kind: Kind, data: &[u8]) -> Artifact {
         Artifact { kind, name: String::new(), data: data.to_vec() }
@@ -121,16 +128,35 @@ mod tests {
         let sysrq = artifact(Kind::Sysrq, b"sysrq: Show Blocked State\ntask:sh\n");
         let console =
             artifact(Kind::Console, b"boot\n\n\n\n\nwhy\nKernel panic - not syncing: x\r\n\n");
-        let found = excerpt(&[sysrq.clone(), console], "").unwrap();
+        let found = excerpt(&[sysrq.clone(), console], None, "").unwrap();
         assert_eq!(found.lines, ["", "", "", "why", "Kernel panic - not syncing: x"]);
-        assert_eq!(excerpt(&[sysrq], "").unwrap().lines, ["sysrq: Show Blocked State", "task:sh"]);
+        assert_eq!(
+            excerpt(&[sysrq], None, "").unwrap().lines,
+            ["sysrq: Show Blocked State", "task:sh"]
+        );
     }
 
     #[test]
     fn of_many_tasks_the_one_that_is_meant_is_shown() {
         let text = b"sysrq: Show Blocked State\ntask:sh\n n_tty_write+0x9e\ntask:ab\n lab_ab+0x1\n";
-        let found = excerpt(&[artifact(Kind::Sysrq, text)], "lab_ab").unwrap();
+        let found = excerpt(&[artifact(Kind::Sysrq, text)], None, "lab_ab").unwrap();
         assert_eq!(found.lines, ["task:ab", " lab_ab+0x1"]);
+    }
+
+    #[test]
+    fn where_the_console_was_silent_the_record_is_shown() {
+        let record = Record {
+            store: Store::Erst,
+            at: Timestamp::from_millis(0),
+            reason: "Panic".to_owned(),
+            count: 1,
+            cleared: false,
+            whole: true,
+            text: "<0>[    1.0] Kernel panic - not syncing: x\n".to_owned(),
+        };
+        let found = excerpt(&[artifact(Kind::Console, b"login:")], Some(&record), "").unwrap();
+        assert_eq!(found.from, "the record of 1970-01-01T00:00:00Z in acpi-erst");
+        assert_eq!(found.lines, ["<0>[    1.0] Kernel panic - not syncing: x"]);
     }
 
     #[test]
@@ -138,16 +164,16 @@ mod tests {
         let replies = br#"[{"command":"human-monitor-command info registers -a","after_ms":1,
             "value":"CPU#0\r\nRIP=ffffffff81000000\r\n"}]"#;
         let found =
-            excerpt(&[artifact(Kind::Console, b"login:"), artifact(Kind::Qmp, replies)], "");
+            excerpt(&[artifact(Kind::Console, b"login:"), artifact(Kind::Qmp, replies)], None, "");
         assert_eq!(found.unwrap().lines, ["CPU#0", "RIP=ffffffff81000000"]);
-        assert_eq!(excerpt(&[artifact(Kind::Qmp, b"rubbish")], ""), None);
+        assert_eq!(excerpt(&[artifact(Kind::Qmp, b"rubbish")], None, ""), None);
     }
 
     #[test]
     fn an_excerpt_has_bounds_and_no_escapes() {
         let mut data = b"BUG: \x1b[2J".to_vec();
         data.extend(std::iter::repeat_n(b"x\n".to_vec(), 100).flatten());
-        let found = excerpt(&[artifact(Kind::Console, &data)], "").unwrap();
+        let found = excerpt(&[artifact(Kind::Console, &data)], None, "").unwrap();
         assert_eq!((found.lines.len(), found.more), (LINES, 60));
         assert_eq!(found.lines[0], "BUG: \\u{1b}[2Jx");
     }

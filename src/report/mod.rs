@@ -59,13 +59,14 @@ pub fn facts<'a>(
 /// What was heard, tried, collected and missed, and the lines to read first.
 #[must_use]
 pub fn contents(bundle: &Bundle, subject: &str, style: Style, more: &str) -> Vec<String> {
-    let Evidence { rounds, .. } = Evidence::read(&bundle.artifacts);
+    let Evidence { rounds, records, .. } = Evidence::read(&bundle.artifacts);
     let mut sections = Vec::new();
     sections.extend(section("Rounds that led here", timeline(&rounds.rounds), style));
     sections.extend(section("Steps of the capture", steps(&bundle.steps), style));
     sections.extend(section("What is missing", missing::text(&bundle.steps), style));
     sections.extend(section("What was collected", collected(&bundle.artifacts, more), style));
-    if let Some(found) = excerpt(&bundle.artifacts, subject) {
+    let record = records.latest(&rounds);
+    if let Some(found) = excerpt(&bundle.artifacts, record, subject) {
         let mut lines: String = found.lines.iter().map(|line| format!("| {line}\n")).collect();
         if found.more > 0 {
             lines.push_str(&format!("  and {} lines more\n", found.more));
