@@ -339,6 +339,8 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
         console: app.console.clone(),
         console_log: app.console_log.clone(),
         heard: None,
+        erst: app.erst.clone(),
+        flash: app.flash.clone(),
         qmp: app.qmp.clone(),
         pid: None,
         guest_agent: app.guest_agent.clone(),

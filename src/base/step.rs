@@ -9,6 +9,8 @@ pub enum Step {
     Host,
     /// The tail of what the guest wrote to its console.
     Console,
+    /// What its kernel wrote into files of the host's when it died.
+    Records,
     /// One question to the hypervisor's monitor.
     Qmp(Query),
     /// One press of the guest's magic key.
@@ -54,7 +56,7 @@ impl Step {
     #[must_use]
     pub fn consent(self) -> Consent {
         match self {
-            Self::Console => Consent::Observe,
+            Self::Console | Self::Records => Consent::Observe,
             Self::Host | Self::Qmp(_) => Consent::Query,
             Self::Sysrq(_) => Consent::Input,
         }
@@ -66,6 +68,7 @@ impl Step {
         match self {
             Self::Host => "host".to_owned(),
             Self::Console => "console".to_owned(),
+            Self::Records => "records".to_owned(),
             Self::Qmp(query) => format!("qmp {}", query.word()),
             Self::Sysrq(action) => format!("sysrq {}", action.word()),
         }

@@ -13,6 +13,7 @@ mod console_log;
 mod host;
 mod monitor;
 mod progress;
+mod records;
 mod sysrq;
 mod undo;
 
@@ -37,6 +38,10 @@ pub struct Target {
     pub console_log: Option<PathBuf>,
     /// What was kept of what it wrote, where no file has it.
     pub heard: Option<History>,
+    /// The file behind the machine's `acpi-erst`, if it is known from before.
+    pub erst: Option<PathBuf>,
+    /// The image of its firmware's flash memory, likewise.
+    pub flash: Option<PathBuf>,
     /// The socket of the monitor.
     pub qmp: Option<PathBuf>,
     /// The hypervisor's process, if it is known from before.
@@ -105,6 +110,10 @@ pub async fn capture(
     if permitted.contains(&Step::Console) {
         meter.begin("console");
         capture.take(console_log::recall(target).await);
+    }
+    if permitted.contains(&Step::Records) {
+        meter.begin("records");
+        capture.take(records::read(target).await);
     }
     meter.take(&capture);
     meter.begin("host and monitor");
@@ -195,14 +204,14 @@ impl Capture {
 fn query(step: Step) -> Option<Query> {
     match step {
         Step::Qmp(query) => Some(query),
-        Step::Host | Step::Console | Step::Sysrq(_) => None,
+        Step::Host | Step::Console | Step::Records | Step::Sysrq(_) => None,
     }
 }
 
 fn action(step: Step) -> Option<Action> {
     match step {
         Step::Sysrq(action) => Some(action),
-        Step::Host | Step::Console | Step::Qmp(_) => None,
+        Step::Host | Step::Console | Step::Records | Step::Qmp(_) => None,
     }
 }
 

@@ -11,4 +11,5 @@ pub mod chardev;
 pub mod process;
 pub mod qmp;
 pub mod ram;
+pub mod stores;
 pub mod vcpu;

@@ -1,5 +1,6 @@
 //! The hypervisor's process, as far as its life and death go.
 
+use super::stores::Stores;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,33 @@ pub fn listening_on(socket: &Path) -> Option<u32> {
         holds(&entry.path()).then_some(pid)
     });
     processes.next()
+}
+
+/// Where a QEMU keeps what its guest's kernel leaves behind, by its arguments. Nothing, if it is none or
+/// may not be looked at.
+#[must_use]
+pub fn stores(pid: u32) -> Stores {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
+    let arguments = String::from_utf8_lossy(&arguments);
+    let arguments: Vec<&str> = arguments.split('\0').collect();
+    let config = |path: &str| {
+        let path = seen_by(&process, Path::new(path));
+        path.is_file().then(|| fs::read_to_string(path).ok()).flatten()
+    };
+    let Stores { erst, flash } = Stores::read(&arguments, config);
+    let seen = |path: Option<PathBuf>| path.map(|path| seen_by(&process, &path));
+    Stores { erst: seen(erst), flash: seen(flash) }
+}
+
+/// A file by the name that a process knows it by, which may live in a container of its own.
+fn seen_by(process: &Path, path: &Path) -> PathBuf {
+    let path = match fs::read_link(process.join("cwd")) {
+        Ok(directory) => directory.join(path),
+        Err(_) => path.to_owned(),
+    };
+    let inside = process.join("root").join(path.strip_prefix("/").unwrap_or(&path));
+    if inside.exists() { inside } else { path }
 }
 
 /// The inode of the socket that was bound to this path and takes connections: `Num: RefCount

@@ -28,6 +28,9 @@ fn remedy(step: &StepReport) -> Option<String> {
         ("console", Outcome::Skipped) => {
             "bind the file to which the hypervisor copies the console, as `console-log`"
         }
+        ("records", Outcome::Skipped) => {
+            "start the VM with the device `acpi-erst`, whose file its kernel writes to when it dies"
+        }
         ("host" | "qmp", Outcome::Skipped) if said("names no") => {
             "bind the monitor's socket, as `qmp`"
         }

@@ -27,6 +27,10 @@ pub struct App {
     pub shim_console: Option<PathBuf>,
     /// A file to which the hypervisor copies what the guest writes to its console.
     pub console_log: Option<PathBuf>,
+    /// The file behind the device `acpi-erst`, where its kernel leaves records when it dies.
+    pub erst: Option<PathBuf>,
+    /// The image of its firmware's flash memory, where the kernel does so without that device.
+    pub flash: Option<PathBuf>,
     /// The socket of its hypervisor's monitor.
     pub qmp: Option<PathBuf>,
     /// The socket of its guest agent.
@@ -110,6 +114,8 @@ impl App {
             console: None,
             shim_console: None,
             console_log: None,
+            erst: None,
+            flash: None,
             qmp: None,
             guest_agent: None,
             addresses: Vec::new(),
@@ -131,6 +137,8 @@ impl App {
         fill(&mut self.console, other.console.as_ref());
         fill(&mut self.shim_console, other.shim_console.as_ref());
         fill(&mut self.console_log, other.console_log.as_ref());
+        fill(&mut self.erst, other.erst.as_ref());
+        fill(&mut self.flash, other.flash.as_ref());
         fill(&mut self.qmp, other.qmp.as_ref());
         fill(&mut self.guest_agent, other.guest_agent.as_ref());
         for (key, value) in &other.labels {

@@ -204,6 +204,8 @@ fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)
     let console = map.optional("console");
     let shim_console = map.optional("shim-console");
     let console_log = map.optional("console-log");
+    let erst = map.optional("erst");
+    let flash = map.optional("flash");
     let qmp = map.optional("qmp");
     let guest_agent = map.optional("guest-agent");
     let disks: Option<Vec<PathBuf>> = map.or("disks", Vec::new());
@@ -219,6 +221,8 @@ fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)
         console,
         shim_console,
         console_log,
+        erst,
+        flash,
         qmp,
         guest_agent,
         disks: disks?.into_iter().map(|path| Disk { path, ..Disk::default() }).collect(),

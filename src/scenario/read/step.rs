@@ -14,7 +14,8 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
     const WHAT: &str = "thing to collect";
     match &node.value {
         Value::Text(_) => {
-            let words = [("host", Step::Host), ("console", Step::Console)];
+            let words =
+                [("host", Step::Host), ("console", Step::Console), ("records", Step::Records)];
             node.word(notes, WHAT, &words).map(|step| vec![step])
         }
         Value::Map(_) => match node.map(notes)?.only(WHAT, &["qmp", "sysrq"])? {
@@ -28,7 +29,7 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
             }
         },
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) => {
-            notes.expected(node, "`host`, `console`, `qmp: [..]` or `sysrq: [..]`");
+            notes.expected(node, "`host`, `console`, `records`, `qmp: [..]` or `sysrq: [..]`");
             None
         }
     }
