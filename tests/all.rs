@@ -22,6 +22,7 @@ mod all {
     mod path;
     mod pauses;
     mod probes;
+    mod records;
     mod survival;
     mod table;
     mod ways_in;

@@ -38,7 +38,7 @@ guest_up() {
     shift
     local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
     local memory=512 smp=2 agent=no qga=no disk=no beat=no net=no tap=no login=no
-    local shim=no door=no label=no
+    local shim=no door=no label=no erst=no
     parse_options "$@"
     prepare_kernel "$kernel"
     claim_directory
@@ -68,7 +68,7 @@ parse_options() {
             shift
             ;;
         --tap) net=yes tap=yes ;;
-        --quiet | --login | --agent | --qga | --disk | --beat | --net | --shim | --door | --label)
+        --quiet | --login | --agent | --qga | --disk | --beat | --net | --shim | --door | --label | --erst)
             printf -v "${1#--}" yes
             ;;
         *) die "up knows no option '$1': see hack/lab help" ;;
@@ -112,7 +112,7 @@ claim_directory() {
 
 write_about() {
     local key
-    for key in kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label; do
+    for key in kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst; do
         echo "$key=${!key}"
     done
 }
@@ -315,6 +315,7 @@ config_options() {
     [ "$disk" = no ] || config_disk disk.img 0 5
     [ "$beat" = no ] || config_disk beat.img 1 7
     [ "$net" = no ] || config_net
+    [ "$erst" = no ] || config_erst
 }
 
 config_agent() {
@@ -352,6 +353,22 @@ config_disk() {
   driver = "virtio-blk-pci"
   bus = "pci.disk$2"
   drive = "drive-virtio-disk$2"
+CONFIG
+}
+
+# The kernel's own place for its last words; QEMU makes the file.
+config_erst() {
+    cat <<CONFIG
+
+[object "laberst"]
+  qom-type = "memory-backend-file"
+  mem-path = "$LAB_GUEST/erst"
+  size = "65536"
+  share = "on"
+
+[device "erst0"]
+  driver = "acpi-erst"
+  memdev = "laberst"
 CONFIG
 }
 

@@ -1,0 +1,55 @@
+//! A guest whose console says nothing panics, and its kernel leaves a record of it with the host.
+
+use super::lab::Guest;
+use super::programs::Place;
+use serde_json::Value;
+
+#[test]
+fn a_panic_that_no_console_tells_of_is_found_in_the_hosts_file() {
+    // Kernels since 6.6 pack their log in parts of another size.
+    for kernel in ["6.1", "6.12"] {
+        panics(&Guest::up("records", &["--erst", "--kernel", kernel]));
+    }
+}
+
+fn panics(guest: &Guest) {
+    let place = Place::empty();
+    let binding = place.binding(guest);
+    // No file of it is named: it is found by what the hypervisor was started with. And no console.
+    let unseen = binding
+        .lines()
+        .filter(|line| !line.contains("console"))
+        .map(|line| format!("{line}\n"))
+        .collect::<String>();
+    place.write_agent_config(&format!("{unseen}    scenarios: [passive]\n"));
+    let capture = |name: &str| {
+        let out = place.lifesign(&["capture", "web", "--out", name, "--config", "agent.yaml"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let shown = place.lifesign(&["show", name, "--json", "--config", "agent.yaml"]);
+        serde_json::from_slice::<Value>(&shown.stdout).unwrap()
+    };
+    let step = |bundle: &Value| {
+        let steps = bundle["bundle"]["steps"].as_array().unwrap().clone();
+        steps.into_iter().find(|step| step["name"] == "records").unwrap()
+    };
+    let before = capture("before");
+    assert_eq!(step(&before)["outcome"], "done", "{before:#}");
+    assert_eq!(step(&before)["reason"], "the kernel left no record");
+
+    guest.break_it("panic");
+    let store = std::fs::read(guest.file("erst")).unwrap();
+    let after = capture("after");
+    assert_eq!(step(&after)["outcome"], "done", "{after:#}");
+    assert_eq!(after["diagnosis"]["class"], "panic", "{after:#}");
+    // Nobody saw the guest well before, so only what its CPUs show speaks for its being of now.
+    assert_eq!(after["diagnosis"]["confidence"], "medium", "{after:#}");
+    let facts = after["diagnosis"]["facts_for"].as_array().unwrap();
+    let first = facts[0].as_str().unwrap();
+    assert!(first.starts_with("the kernel's record in acpi-erst of 20"), "{first}");
+    assert!(first.contains("reports a panic"), "{first}");
+    let shown = place.lifesign(&["show", "after", "--config", "agent.yaml"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("From the record of 20") && shown.contains("] Kernel panic"), "{shown}");
+    assert!(guest.lives());
+    assert_eq!(std::fs::read(guest.file("erst")).unwrap(), store, "it was only read");
+}
