@@ -48,6 +48,14 @@ pub(super) fn parts(file: &[u8]) -> Result<Vec<Raw<'_>>, StoreError> {
     Ok(slots.filter_map(|(index, slot)| part(slot, u64(file, NAMES + 8 * index))).collect())
 }
 
+/// Whether every slot of a store has a name, so that nothing more can be written.
+pub(super) fn is_full(file: &[u8]) -> bool {
+    let Some((slot, begin, _)) = header(file).filter(|(slot, ..)| *slot > 0) else { return false };
+    let mut slots = begin / slot..file.len() / slot;
+    !slots.is_empty()
+        && slots.all(|index| u64(file, NAMES + 8 * index).is_some_and(|name| name != 0))
+}
+
 fn header(file: &[u8]) -> Option<(usize, usize, u16)> {
     Some((size(file, 8)?, size(file, 12)?, u16(file, 16)?))
 }

@@ -60,6 +60,9 @@ pub struct Records {
     pub records: Vec<Record>,
     /// Parts that were there and could not be read.
     pub damaged: usize,
+    /// Whether a store has no room for what comes.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// What a kernel wrote at one time.
@@ -140,7 +143,8 @@ impl Records {
         }
         let mut records = join(parts, store);
         records.drain(..records.len().saturating_sub(limits::RECORDS));
-        Ok(Self { records, damaged })
+        let full = store == Store::Erst && erst::is_full(file);
+        Ok(Self { records, damaged, full })
     }
 
     /// Takes what another store had.
@@ -148,6 +152,7 @@ impl Records {
         self.records.extend(other.records);
         self.records.sort_by_key(|record| record.at);
         self.damaged += other.damaged;
+        self.full |= other.full;
     }
 
     /// The latest one that may be of what is wrong now.

@@ -89,6 +89,16 @@ fn what_was_cleared_is_there_until_its_place_is_taken() {
 }
 
 #[test]
+fn a_store_that_is_full_says_so() {
+    let three = panic(&["a\n", "b\n", "c\n"]);
+    let more = Dump { count: 2, parts: &["a\n"; 4], ..three.clone() };
+    let full = |dumps: &[Dump<'_>]| Records::of_file(Store::Erst, &erst(dumps)).unwrap().full;
+    assert!(full(&[three.clone(), more.clone()]));
+    assert!(!full(&[Dump { cleared: true, ..three.clone() }, more]));
+    assert!(!full(&[three]) && !full(&[]));
+}
+
+#[test]
 fn a_variable_that_is_there_twice_is_one() {
     let once = panic(&LAST_WORDS);
     let image = flash(&[once.clone(), once], true);
