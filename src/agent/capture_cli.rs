@@ -121,7 +121,7 @@ impl Level {
             }
             Self::Headline => {
                 let queries = Query::ALL.map(Step::Qmp);
-                let steps = std::iter::once(Step::Host).chain(queries).collect();
+                let steps = [Step::Host, Step::Records].into_iter().chain(queries).collect();
                 (steps, Budget { time, bytes })
             }
         }
