@@ -3,6 +3,8 @@
 //! The artifact is JSON of this. Names are the guest's, made text; nothing in it is a sentence of ours
 //! but the doubts.
 
+mod fit;
+
 use super::trace::{Frame, Trace};
 use serde::{Deserialize, Serialize};
 

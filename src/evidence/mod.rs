@@ -95,6 +95,18 @@ impl Artifact {
         let name = harmless_line(self.name.as_bytes());
         if name.is_empty() { kind.to_owned() } else { format!("{kind}-{name}") }
     }
+
+    /// Cuts it to so many bytes, or fewer: half a JSON says nothing.
+    pub fn cut_to(&mut self, bytes: usize) {
+        match self.kind {
+            Kind::Console | Kind::Sysrq => self.data.truncate(bytes),
+            Kind::Memory => {
+                let memory = memory::Memory::read(&self.data).and_then(|memory| memory.fit(bytes));
+                self.data = memory.map(|memory| memory.to_bytes()).unwrap_or_default();
+            }
+            Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Other => self.data.clear(),
+        }
+    }
 }
 
 impl Evidence {
