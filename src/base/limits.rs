@@ -115,6 +115,10 @@ pub const LOOK_BYTES: u64 = 64 * 1024 * 1024;
 /// guest's pointers lead to.
 pub const LOOK_READS: u64 = 500_000;
 
+/// How long a look takes at most, also where all of a large guest's RAM is searched: a third of the usual
+/// budget of a capture, for the keys need the rest.
+pub const LOOK_TIME: Duration = Duration::from_secs(20);
+
 /// How much of the kernel's log a look takes: as much as of the console.
 pub const LOOK_LOG_BYTES: usize = CONSOLE_TAIL_BYTES;
 

@@ -11,6 +11,8 @@ pub enum Step {
     Console,
     /// What its kernel wrote into files of the host's when it died.
     Records,
+    /// The guest's kernel, read out of its memory.
+    Memory,
     /// One question to the hypervisor's monitor.
     Qmp(Query),
     /// One press of the guest's magic key.
@@ -57,7 +59,7 @@ impl Step {
     pub fn consent(self) -> Consent {
         match self {
             Self::Console | Self::Records => Consent::Observe,
-            Self::Host | Self::Qmp(_) => Consent::Query,
+            Self::Host | Self::Memory | Self::Qmp(_) => Consent::Query,
             Self::Sysrq(_) => Consent::Input,
         }
     }
@@ -69,6 +71,7 @@ impl Step {
             Self::Host => "host".to_owned(),
             Self::Console => "console".to_owned(),
             Self::Records => "records".to_owned(),
+            Self::Memory => "memory".to_owned(),
             Self::Qmp(query) => format!("qmp {}", query.word()),
             Self::Sysrq(action) => format!("sysrq {}", action.word()),
         }

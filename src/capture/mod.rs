@@ -1,8 +1,8 @@
 //! Collects the evidence of an incident, step by step.
 //!
 //! Steps run from the least disturbing to the most, whatever the order in which they were asked
-//! for: what the guest said by itself, the host's view, the monitor's view, and only then keys that
-//! the guest has to answer. A step that fails is reported with its reason and the others go on; the
+//! for: what the guest said by itself, the host's view, its memory, the monitor's view, and only then
+//! keys that the guest has to answer. A step that fails is reported with its reason and the others go on; the
 //! budget ends the capture, never the agent. No step needs more consent than the app gave, or it is
 //! not taken.
 //!
@@ -11,6 +11,7 @@
 
 mod console_log;
 mod host;
+pub mod memory;
 mod monitor;
 mod progress;
 mod records;
@@ -22,7 +23,7 @@ pub use progress::{Progress, Tell};
 use crate::base::consent::Consent;
 use crate::base::step::{Action, Query, Step};
 use crate::evidence::report::{Outcome, StepReport};
-use crate::evidence::{Artifact, Kind, qmp};
+use crate::evidence::{Artifact, qmp};
 use crate::transport::log::History;
 use progress::Meter;
 use std::path::{Path, PathBuf};
@@ -119,12 +120,14 @@ pub async fn capture(
     meter.begin("host and monitor");
     let queries: Vec<Query> = permitted.iter().filter_map(|step| query(*step)).collect();
     let wants_host = permitted.contains(&Step::Host);
+    let wants_memory = permitted.contains(&Step::Memory);
     // Asked before the others, for a stopped process takes only so many connections.
     let pid = match target.pid {
-        None if wants_host => monitor::pid(target.qmp.as_deref()).await,
+        None if wants_host || wants_memory => monitor::pid(target.qmp.as_deref()).await,
         known => known,
     };
-    // The two looks at the registers and at the threads are a second apart, and the same second.
+    let looking = if wants_memory { memory::begin(target, pid).await } else { None };
+    // The two looks at memory, registers and threads are a second apart, and the same second.
     let (monitor, host) = tokio::join!(
         monitor::ask(target.qmp.as_deref(), &queries, before),
         host::watch(pid, wants_host),
@@ -133,6 +136,12 @@ pub async fn capture(
     meter.take(&host);
     capture.take(monitor);
     capture.take(host);
+    if wants_memory {
+        meter.begin("memory");
+        let memory = memory::end(looking, deadline).await;
+        meter.take(&memory);
+        capture.take(memory);
+    }
     let actions: Vec<Action> = permitted.iter().filter_map(|step| action(*step)).collect();
     if !actions.is_empty() {
         capture.take(sysrq::press(target, &actions, deadline, &meter).await);
@@ -165,36 +174,17 @@ impl Capture {
         for artifact in self.artifacts.iter_mut().rev() {
             let excess = usize::try_from(total.saturating_sub(bytes)).unwrap_or(usize::MAX);
             let cut = excess.min(artifact.data.len());
-            // Half a JSON says nothing.
-            let keep = match artifact.kind {
-                Kind::Console | Kind::Sysrq => artifact.data.len() - cut,
-                Kind::Qmp
-                | Kind::Host
-                | Kind::Rounds
-                | Kind::Memory
-                | Kind::Records
-                | Kind::Other
-                    if cut == 0 =>
-                {
-                    continue;
-                }
-                Kind::Qmp
-                | Kind::Host
-                | Kind::Rounds
-                | Kind::Memory
-                | Kind::Records
-                | Kind::Other => 0,
-            };
             if cut > 0 {
-                total -= (artifact.data.len() - keep) as u64;
-                artifact.data.truncate(keep);
+                total -= artifact.data.len() as u64;
+                artifact.cut_to(artifact.data.len() - cut);
+                total += artifact.data.len() as u64;
                 let name = format!("{} (cut)", artifact.label());
                 self.steps.push(StepReport {
                     name,
                     outcome: Outcome::Partial,
                     reason: "the capture's budget of bytes was used up".to_owned(),
                     took_ms: 0,
-                    bytes: keep as u64,
+                    bytes: artifact.data.len() as u64,
                 });
             }
         }
@@ -204,14 +194,14 @@ impl Capture {
 fn query(step: Step) -> Option<Query> {
     match step {
         Step::Qmp(query) => Some(query),
-        Step::Host | Step::Console | Step::Records | Step::Sysrq(_) => None,
+        Step::Host | Step::Console | Step::Records | Step::Memory | Step::Sysrq(_) => None,
     }
 }
 
 fn action(step: Step) -> Option<Action> {
     match step {
         Step::Sysrq(action) => Some(action),
-        Step::Host | Step::Console | Step::Records | Step::Qmp(_) => None,
+        Step::Host | Step::Console | Step::Records | Step::Memory | Step::Qmp(_) => None,
     }
 }
 

@@ -104,7 +104,9 @@ impl Artifact {
                 let memory = memory::Memory::read(&self.data).and_then(|memory| memory.fit(bytes));
                 self.data = memory.map(|memory| memory.to_bytes()).unwrap_or_default();
             }
-            Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Other => self.data.clear(),
+            Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Records | Kind::Other => {
+                self.data.clear();
+            },
         }
     }
 }

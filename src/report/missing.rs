@@ -7,7 +7,12 @@ use std::collections::BTreeMap;
 /// A remedy a line, with the steps that it would help.
 pub(super) fn text(steps: &[StepReport]) -> String {
     let mut remedies: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let is_read = steps.iter().any(|step| step.name == "memory" && step.outcome == Outcome::Done);
     for step in steps {
+        // What its memory shows, a kernel need not be asked for.
+        if is_read && step.outcome == Outcome::Silent {
+            continue;
+        }
         if let Some(remedy) = remedy(step) {
             remedies.entry(remedy).or_default().push(harmless_line(step.name.as_bytes()));
         }
@@ -31,15 +36,18 @@ fn remedy(step: &StepReport) -> Option<String> {
         ("records", Outcome::Skipped) => {
             "start the VM with the device `acpi-erst`, whose file its kernel writes to when it dies"
         }
-        ("host" | "qmp", Outcome::Skipped) if said("names no") => {
+        ("host" | "memory" | "qmp", Outcome::Skipped) if said("names no") => {
             "bind the monitor's socket, as `qmp`"
+        }
+        ("memory", Outcome::Refused) => {
+            "run the agent as root, or as the hypervisor's own user where that may trace its processes"
         }
         ("sysrq", Outcome::Refused) if said("mask") => {
             "in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent"
         }
         ("sysrq", Outcome::Refused) => "it takes a kernel that is built for it",
         ("sysrq", Outcome::Silent) => {
-            "a kernel that takes no key tells nothing by itself; read its memory from outside"
+            "a kernel that takes no key tells nothing by itself; let the scenario collect `memory`"
         }
         ("sysrq", Outcome::Partial) if said("log level") => {
             "boot the guest without `quiet`, or give the VM a guest agent"
@@ -76,12 +84,24 @@ mod tests {
             step("sysrq task-states", Outcome::Refused, mask),
             step("sysrq memory-usage", Outcome::Skipped, "needs the consent `input`"),
             step("qmp status", Outcome::Silent, "somebody else has it"),
+            step("memory", Outcome::Refused, "failed to read /proc/7/mem"),
         ];
         insta::assert_snapshot!(text(&steps), @r"
         - console: bind the file to which the hypervisor copies the console, as `console-log`
         - sysrq blocked-tasks, sysrq task-states: in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent
+        - memory: run the agent as root, or as the hypervisor's own user where that may trace its processes
         - sysrq memory-usage: say `consent: input` in the app's binding
         ");
+    }
+
+    #[test]
+    fn a_kernel_whose_memory_is_read_need_not_answer() {
+        let steps = [
+            step("sysrq timers", Outcome::Silent, "the kernel did not answer this key"),
+            step("memory", Outcome::Done, ""),
+        ];
+        assert!(text(&steps[..1]).contains("let the scenario collect `memory`"));
+        assert_eq!(text(&steps), "");
     }
 
     #[test]

@@ -1,0 +1,177 @@
+//! The thread that reads: a look takes a CPU for a while, and must not hold up whoever else captures.
+
+use super::gaze::GazeError;
+use crate::base::time::Clock;
+use crate::evidence::memory::Memory;
+use crate::hypervisor::ram::{Placed, Ram};
+use crate::kernel::look::{Outside, look};
+use crate::kernel::machine::Registers;
+use crate::kernel::memory::{Fault, Memory as Physical};
+use crate::kernel::{Kernel, OpenError, Sample};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// From being told to stop until the end of it: a read is over in microseconds, but on a busy host a
+/// thread may wait for its turn.
+const STOPPING: Duration = Duration::from_secs(2);
+
+/// Where the guest's RAM is.
+pub(super) enum Place {
+    /// The monitor told.
+    Told { pid: u32, placed: Vec<Placed> },
+    /// Nobody told.
+    Searched { pid: u32 },
+}
+
+/// What is known from outside at the second look.
+pub(super) struct Second {
+    pub(super) registers: Vec<(u32, Registers)>,
+    /// What CPUs do not do then is not their fault.
+    pub(super) is_paused: bool,
+}
+
+/// A thread that has looked once, or will have.
+pub(super) struct Reader {
+    first: oneshot::Receiver<Instant>,
+    second: oneshot::Sender<Second>,
+    done: JoinHandle<Result<Memory, GazeError>>,
+    stop: Stop,
+}
+
+/// Ends the reading when it is dropped: nobody waits for it any more.
+struct Stop(Arc<AtomicBool>);
+
+impl Reader {
+    pub(super) fn start(place: Place, cpus: Vec<Registers>) -> Self {
+        let (looked, first) = oneshot::channel();
+        let (second, asked) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let done = spawn_blocking(move || {
+            let turns = Turns { looked, asked, stopped: &stopped };
+            turns.take(&place, &cpus)
+        });
+        Self { first, second, done, stop: Stop(stop) }
+    }
+
+    /// When the first look was over.
+    pub(super) async fn first(&mut self) -> Result<Instant, GazeError> {
+        if let Ok(at) = (&mut self.first).await {
+            return Ok(at);
+        }
+        // It has ended without one.
+        match (&mut self.done).await {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => Err(GazeError::Broken),
+        }
+    }
+
+    /// The second look, and whether there was time for all of it.
+    pub(super) async fn finish(
+        self,
+        second: Second,
+        deadline: Instant,
+    ) -> Result<(Memory, bool), GazeError> {
+        let Self { second: ask, mut done, stop, .. } = self;
+        // Nobody listens where the thread is gone, which is seen below.
+        ask.send(second).ok();
+        let ended = match timeout_at(deadline, &mut done).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                stop.0.store(true, Relaxed);
+                timeout(STOPPING, &mut done).await.map_err(|_| GazeError::Late)?
+            }
+        };
+        let mut memory = ended.map_err(|_| GazeError::Broken)??;
+        let is_whole = !stop.0.load(Relaxed);
+        if !is_whole {
+            memory.doubts.push("there was no time to read all of it".to_owned());
+        }
+        Ok((memory, is_whole))
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// What the thread says, hears, and heeds.
+struct Turns<'s> {
+    looked: oneshot::Sender<Instant>,
+    asked: oneshot::Receiver<Second>,
+    stopped: &'s AtomicBool,
+}
+
+impl Turns<'_> {
+    fn take(self, place: &Place, cpus: &[Registers]) -> Result<Memory, GazeError> {
+        let guesses = match place {
+            Place::Told { pid, placed } => Ram::of_process(*pid, placed).map(|ram| vec![ram]),
+            Place::Searched { pid } => Ram::guesses(*pid),
+        };
+        let mut failed = OpenError::NotFound;
+        for ram in guesses.map_err(GazeError::Ram)? {
+            let ram = Heeding { ram, stopped: self.stopped };
+            match Kernel::open(&ram, cpus) {
+                Ok(kernel) => return self.look_twice(&kernel),
+                Err(error) => failed = error,
+            }
+        }
+        Err(GazeError::Open(failed))
+    }
+
+    fn look_twice(self, kernel: &Kernel<'_>) -> Result<Memory, GazeError> {
+        let first = Sample::take(kernel).unwrap_or_default();
+        let since = Clock::now();
+        // Whoever does not listen any more does not ask any more either.
+        self.looked.send(Instant::now()).ok();
+        let Second { registers, is_paused } =
+            self.asked.blocking_recv().map_err(|_| GazeError::Late)?;
+        let before = (!is_paused).then(|| (&first, Clock::now().since(since)));
+        Ok(look(kernel, Outside { registers: &registers, before }))
+    }
+}
+
+/// RAM of which nothing more can be read once nobody waits for it.
+struct Heeding<'s, M> {
+    ram: M,
+    stopped: &'s AtomicBool,
+}
+
+impl<M: Physical> Physical for Heeding<'_, M> {
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        if self.stopped.load(Relaxed) {
+            return Err(Fault::Spent);
+        }
+        self.ram.read(at, into)
+    }
+
+    fn ranges(&self) -> Vec<Range<u64>> {
+        self.ram.ranges()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::faulty::Sparse;
+
+    #[test]
+    fn nobody_who_waits_is_nothing_to_read() {
+        let mut ram = Sparse::default();
+        ram.write(0x1000, b"word");
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Stop(Arc::clone(&stopped));
+        let ram = Heeding { ram, stopped: &stopped };
+        let mut word = [0; 4];
+        assert_eq!((ram.read(0x1000, &mut word), &word), (Ok(()), b"word"));
+        drop(stop);
+        assert_eq!(ram.read(0x1000, &mut word), Err(Fault::Spent));
+    }
+}
