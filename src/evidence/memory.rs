@@ -194,48 +194,64 @@ impl Memory {
         task.stack.and_then(|stack| self.stacks.get(stack)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// What the task with this id waits for.
-    #[must_use]
-    pub fn wait(&self, pid: u32) -> Option<&Wait> {
-        let at = self.waits.binary_search_by_key(&pid, |wait| wait.pid).ok()?;
-        self.waits.get(at)
-    }
-
     /// Tasks that wait for each other in a ring, from the one that was started first; each ring once.
     #[must_use]
     pub fn rings(&self) -> Vec<Vec<&Wait>> {
-        let mut rings: Vec<Vec<&Wait>> = Vec::new();
-        for wait in &self.waits {
-            let chain = self.chain(wait);
-            let closes = chain.last().is_some_and(|last| last.owner == Some(wait.pid));
-            let is_first = chain.iter().all(|other| other.pid >= wait.pid);
-            if closes && is_first {
-                rings.push(chain);
+        let next = self.next();
+        let mut rings = Vec::new();
+        // In which walk a wait was met: one that the same walk meets again closes a ring.
+        let mut met = vec![usize::MAX; next.len()];
+        for start in 0..next.len() {
+            let mut at = Some(start);
+            while let Some(here) = at.filter(|here| met[*here] == usize::MAX) {
+                met[here] = start;
+                at = next[here];
+            }
+            if let Some(first) = at.filter(|here| met[*here] == start) {
+                let rest = std::iter::successors(next[first], |here| next[*here]);
+                let mut ring: Vec<usize> =
+                    std::iter::once(first).chain(rest.take_while(|here| *here != first)).collect();
+                let eldest = (0..ring.len()).min_by_key(|at| ring[*at]).unwrap_or_default();
+                ring.rotate_left(eldest);
+                rings.push(ring);
             }
         }
-        rings
+        rings.sort_unstable();
+        let waits = |ring: Vec<usize>| ring.into_iter().map(|at| &self.waits[at]).collect();
+        rings.into_iter().map(waits).collect()
     }
 
-    /// Who is waited for in the end; nobody where that is not known, or is in a ring.
+    /// By wait, who is waited for in the end; nobody where that is not known, or is in a ring.
     #[must_use]
-    pub fn root(&self, wait: &Wait) -> Option<u32> {
-        let chain = self.chain(wait);
-        let owner = chain.last()?.owner?;
-        chain.iter().all(|wait| wait.pid != owner).then_some(owner)
+    pub fn roots(&self) -> Vec<Option<u32>> {
+        let next = self.next();
+        let mut roots = vec![None; next.len()];
+        let mut met = vec![usize::MAX; next.len()];
+        for start in 0..next.len() {
+            let mut walk = Vec::new();
+            let mut at = start;
+            let root = loop {
+                if met[at] != usize::MAX {
+                    // What an earlier walk found; in this one, it is a ring and has none.
+                    break roots[at];
+                }
+                met[at] = start;
+                walk.push(at);
+                match next[at] {
+                    Some(further) => at = further,
+                    None => break self.waits[at].owner,
+                }
+            };
+            walk.into_iter().for_each(|at| roots[at] = root);
+        }
+        roots
     }
 
-    /// A wait, that of the lock's holder, and so on, each task once.
-    fn chain(&self, wait: &Wait) -> Vec<&Wait> {
-        let mut chain: Vec<&Wait> = Vec::new();
-        let mut next = Some(wait.pid);
-        while let Some(wait) = next.and_then(|pid| self.wait(pid)) {
-            if chain.iter().any(|known| known.pid == wait.pid) {
-                break;
-            }
-            chain.push(wait);
-            next = wait.owner;
-        }
-        chain
+    /// By wait, that of the lock's holder. A guest may have a chain of thousands: whoever follows it
+    /// does so once.
+    fn next(&self) -> Vec<Option<usize>> {
+        let wait = |pid: u32| self.waits.binary_search_by_key(&pid, |wait| wait.pid).ok();
+        self.waits.iter().map(|waiting| waiting.owner.and_then(wait)).collect()
     }
 }
 
@@ -245,4 +261,76 @@ pub fn trace(stack: &[String]) -> Trace {
     let mut trace = Trace::default();
     trace.frames = stack.iter().filter_map(|call| Frame::read(call)).collect();
     trace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn memory(waits: &[(u32, Option<u32>)]) -> Memory {
+        let wait = |(pid, owner): &(u32, Option<u32>)| Wait {
+            pid: *pid,
+            kind: Lock::Mutex,
+            lock: String::new(),
+            owner: *owner,
+            frozen: None,
+        };
+        Memory { waits: waits.iter().map(wait).collect(), ..Memory::default() }
+    }
+
+    fn rings(memory: &Memory) -> Vec<Vec<u32>> {
+        let pids = |ring: Vec<&Wait>| ring.into_iter().map(|wait| wait.pid).collect();
+        memory.rings().into_iter().map(pids).collect()
+    }
+
+    #[test]
+    fn rings_and_those_behind_them_are_told_apart() {
+        let waits = [
+            (1, Some(7)),
+            (2, Some(9)),
+            (3, Some(2)),
+            (4, Some(4)),
+            (5, None),
+            (6, Some(5)),
+            (7, Some(8)),
+            (8, Some(6)),
+            (9, Some(3)),
+            (10, Some(99)),
+            (11, Some(10)),
+        ];
+        let memory = memory(&waits);
+        assert_eq!(rings(&memory), [vec![2, 9, 3], vec![4]]);
+        let roots = memory.roots();
+        let known: Vec<u32> =
+            (1..).zip(roots).filter_map(|(pid, root)| root.map(|_| pid)).collect();
+        assert_eq!(known, [10, 11]);
+    }
+
+    #[test]
+    fn a_chain_of_all_that_fits_is_walked_once() {
+        let mut waits: Vec<(u32, Option<u32>)> =
+            (0..200_000).map(|pid| (pid, Some(pid + 1))).collect();
+        assert!(memory(&waits).roots().iter().all(|root| *root == Some(200_000)));
+        waits.push((200_000, Some(0)));
+        let ring = memory(&waits);
+        assert_eq!(rings(&ring).concat().len(), 200_001);
+        assert!(ring.roots().iter().all(Option::is_none));
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_waits_in_a_ring_comes_back_to_itself(owners in proptest::collection::vec(proptest::option::of(0_u32..24), 0..20)) {
+            let waits: Vec<(u32, Option<u32>)> = (0..).zip(owners).collect();
+            let memory = memory(&waits);
+            let owner = |pid: u32| waits.get(pid as usize).and_then(|(_, owner)| *owner);
+            let walk = |pid: u32| std::iter::successors(owner(pid), |pid| owner(*pid)).take(waits.len() + 1);
+            let in_rings: std::collections::BTreeSet<u32> = rings(&memory).concat().into_iter().collect();
+            for ((pid, _), root) in waits.iter().zip(memory.roots()) {
+                prop_assert_eq!(walk(*pid).any(|other| other == *pid), in_rings.contains(pid));
+                let last = walk(*pid).last().filter(|last| *last as usize >= waits.len());
+                prop_assert_eq!(root, last);
+            }
+        }
+    }
 }

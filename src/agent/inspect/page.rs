@@ -114,7 +114,7 @@ fn trees(memory: &Memory, page: &mut String) {
         line(page, &format!("  {} waits for itself, by way of others", named(memory, first)));
         draw(memory, &waiters, first, page, &mut drawn);
     }
-    let roots: BTreeSet<u32> = memory.waits.iter().filter_map(|wait| memory.root(wait)).collect();
+    let roots: BTreeSet<u32> = memory.roots().into_iter().flatten().collect();
     for root in roots {
         let state = memory.task(root).map_or('?', |task| task.state);
         line(page, &format!("  {} holds ({state})", named(memory, root)));

@@ -8,7 +8,7 @@ use super::{FACTS, LONG_MS, asleep, name};
 use crate::evidence::Evidence;
 use crate::evidence::memory::{Memory, Task, Wait, trace};
 use crate::evidence::trace::{Frame, Trace};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Tasks wait for each other.
 pub(crate) fn deadlock(evidence: &Evidence) -> Option<Finding> {
@@ -57,8 +57,8 @@ pub(crate) fn frozen(evidence: &Evidence) -> Option<Finding> {
 pub(crate) fn held(evidence: &Evidence) -> Option<Finding> {
     let memory = evidence.memory.as_ref()?;
     let mut holders: BTreeMap<u32, Vec<&Wait>> = BTreeMap::new();
-    for wait in &memory.waits {
-        if let Some(holder) = memory.root(wait) {
+    for (wait, holder) in memory.waits.iter().zip(memory.roots()) {
+        if let Some(holder) = holder {
             holders.entry(holder).or_default().push(wait);
         }
     }
@@ -104,7 +104,8 @@ fn held_by(memory: &Memory, wait: &Wait) -> String {
 }
 
 fn victims(memory: &Memory, ring: &[&Wait]) -> Option<String> {
-    let in_ring = |wait: &&Wait| ring.iter().any(|known| known.pid == wait.pid);
+    let ring: BTreeSet<u32> = ring.iter().map(|wait| wait.pid).collect();
+    let in_ring = |wait: &&Wait| ring.contains(&wait.pid);
     let others: Vec<String> = memory
         .waits
         .iter()
