@@ -5,10 +5,12 @@
 
 mod excerpt;
 mod json;
+mod memory;
 mod missing;
 mod table;
 
 pub use json::{Contents, Whole};
+pub use memory::memory;
 pub use table::table;
 
 use crate::base::text::harmless_line;
@@ -59,13 +61,13 @@ pub fn facts<'a>(
 /// What was heard, tried, collected and missed, and the lines to read first.
 #[must_use]
 pub fn contents(bundle: &Bundle, subject: &str, style: Style, more: &str) -> Vec<String> {
-    let Evidence { rounds, records, .. } = Evidence::read(&bundle.artifacts);
+    let evidence = Evidence::read(&bundle.artifacts);
     let mut sections = Vec::new();
-    sections.extend(section("Rounds that led here", timeline(&rounds.rounds), style));
+    sections.extend(section("Rounds that led here", timeline(&evidence.rounds.rounds), style));
     sections.extend(section("Steps of the capture", steps(&bundle.steps), style));
     sections.extend(section("What is missing", missing::text(&bundle.steps), style));
     sections.extend(section("What was collected", collected(&bundle.artifacts, more), style));
-    let record = records.latest(&rounds);
+    let record = evidence.records.latest(&evidence.rounds);
     if let Some(found) = excerpt(&bundle.artifacts, record, subject) {
         let mut lines: String = found.lines.iter().map(|line| format!("| {line}\n")).collect();
         if found.more > 0 {
@@ -73,6 +75,8 @@ pub fn contents(bundle: &Bundle, subject: &str, style: Style, more: &str) -> Vec
         }
         sections.extend(section(&format!("From {}", found.from), lines, style));
     }
+    let read = evidence.memory.as_ref().map(memory).unwrap_or_default();
+    sections.extend(section("From the guest's memory", read, style));
     sections
 }
 

@@ -2,10 +2,6 @@
 //!
 //! A live guest is looked at as a capture does it ([`Gaze`]); it runs on and notices nothing.
 
-mod page;
-
-pub use page::page;
-
 use crate::base::chain::Chain;
 use crate::capture::memory::{Gaze, GazeError, Guest, Seen};
 use crate::diagnosis::{Diagnosis, diagnose};
@@ -17,6 +13,7 @@ use crate::hypervisor::ram::{Dump, DumpError};
 use crate::kernel::look::{Outside, look};
 use crate::kernel::machine::Registers;
 use crate::kernel::{Kernel, OpenError};
+use crate::report;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -84,6 +81,17 @@ pub async fn inspect(subject: &Subject) -> Result<Inspection, InspectError> {
         replies.0.extend(interrupts(path, &memory).await);
     }
     Ok(judged(memory, &replies))
+}
+
+/// An inspection for people: the verdict, then all that the memory shows.
+#[must_use]
+pub fn page(inspection: &Inspection) -> String {
+    let Inspection { memory, diagnosis } = inspection;
+    let Diagnosis { title, class, confidence, facts_for, facts_against, .. } = diagnosis;
+    let mut page = format!("{title} ({class}, confidence {confidence})\n");
+    page.extend(facts_for.iter().map(|fact| format!("  + {fact}\n")));
+    page.extend(facts_against.iter().map(|fact| format!("  - {fact}\n")));
+    page + "\n" + &report::memory(memory)
 }
 
 /// An inspection for programs: JSON in ASCII, so that nothing of a guest's deceives a terminal either.
@@ -156,4 +164,40 @@ async fn interrupts(path: &Path, memory: &Memory) -> Vec<Reply> {
         }
     }
     replies
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::memory::{Lock, Task, Wait};
+
+    /// A task that waits for itself.
+    fn inspection() -> Inspection {
+        let task = Task { pid: 7, tgid: 7, comm: "ab\u{1b}[2J".to_owned(), ..Task::default() };
+        let wait = Wait {
+            pid: 7,
+            kind: Lock::Mutex,
+            lock: "lock_a".to_owned(),
+            owner: Some(7),
+            frozen: None,
+        };
+        let memory = Memory { tasks: vec![task], waits: vec![wait], ..Memory::default() };
+        judged(memory, &Replies::default())
+    }
+
+    #[test]
+    fn the_verdict_stands_before_what_the_memory_shows() {
+        insta::assert_snapshot!(page(&inspection()));
+    }
+
+    #[test]
+    fn a_guest_cannot_break_the_json() {
+        let mut inspection = inspection();
+        let log = "\u{1b}[2J \u{202e} \u{1f4a5} \"quoted\"";
+        inspection.memory.log = log.to_owned();
+        let text = json(&inspection);
+        assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["memory"]["log"].as_str(), Some(log));
+    }
 }

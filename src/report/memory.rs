@@ -1,6 +1,5 @@
-//! An inspection as a person reads it: the verdict, CPUs, who waits for whom, stacks, the log's end.
+//! A guest's memory as a person reads it: CPUs, who waits for whom, stacks, the log's end.
 
-use super::Inspection;
 use crate::base::text::harmless_line;
 use crate::base::time::Spoken;
 use crate::evidence::memory::{Cpu, Memory, Task, Wait};
@@ -20,24 +19,23 @@ const REQUESTS: usize = 4;
 /// Names of tasks that share a stack.
 const NAMES: usize = 6;
 
+/// Lines of trees of waiting tasks.
+const WAITING: usize = 64;
+
 /// How deep a tree of waiting tasks is drawn.
 const DEPTH: usize = 16;
 
 /// Calls of a stack that are shown.
 const CALLS: usize = 16;
 
-/// The whole page.
+/// All that it shows.
 #[must_use]
-pub fn page(inspection: &Inspection) -> String {
-    let Inspection { memory, diagnosis } = inspection;
-    let mut page =
-        format!("{} ({}, confidence {})\n", diagnosis.title, diagnosis.class, diagnosis.confidence);
-    diagnosis.facts_for.iter().for_each(|fact| line(&mut page, &format!("  + {fact}")));
-    diagnosis.facts_against.iter().for_each(|fact| line(&mut page, &format!("  - {fact}")));
+pub fn memory(memory: &Memory) -> String {
+    let mut page = String::new();
     let up = Spoken(Duration::from_millis(memory.uptime_ms));
     line(
         &mut page,
-        &format!("\nLinux {}, up {up}, {} tasks", harmless(&memory.release), memory.tasks.len()),
+        &format!("Linux {}, up {up}, {} tasks", harmless(&memory.release), memory.tasks.len()),
     );
     memory.cpus.iter().for_each(|cpu| line(&mut page, &told_cpu(cpu)));
     file_systems(memory, &mut page);
@@ -104,6 +102,17 @@ fn trees(memory: &Memory, page: &mut String) {
         return;
     }
     line(page, "\nwho waits for whom");
+    let all = forest(memory);
+    all.lines().take(WAITING).for_each(|shown| line(page, shown));
+    let more = all.lines().count().saturating_sub(WAITING);
+    if more > 0 {
+        line(page, &format!("  and {more} lines more"));
+    }
+}
+
+/// All trees, however many there are.
+fn forest(memory: &Memory) -> String {
+    let mut page = String::new();
     let mut waiters: BTreeMap<Option<u32>, Vec<&Wait>> = BTreeMap::new();
     for wait in &memory.waits {
         waiters.entry(wait.owner).or_default().push(wait);
@@ -111,14 +120,14 @@ fn trees(memory: &Memory, page: &mut String) {
     let mut drawn = BTreeSet::new();
     for ring in memory.rings() {
         let first = ring.first().map_or(0, |wait| wait.pid);
-        line(page, &format!("  {} waits for itself, by way of others", named(memory, first)));
-        draw(memory, &waiters, first, page, &mut drawn);
+        line(&mut page, &format!("  {} waits for itself, by way of others", named(memory, first)));
+        draw(memory, &waiters, first, &mut page, &mut drawn);
     }
     let roots: BTreeSet<u32> = memory.roots().into_iter().flatten().collect();
     for root in roots {
         let state = memory.task(root).map_or('?', |task| task.state);
-        line(page, &format!("  {} holds ({state})", named(memory, root)));
-        draw(memory, &waiters, root, page, &mut drawn);
+        line(&mut page, &format!("  {} holds ({state})", named(memory, root)));
+        draw(memory, &waiters, root, &mut page, &mut drawn);
     }
     for wait in waiters.get(&None).into_iter().flatten() {
         let lock = wait
@@ -126,14 +135,15 @@ fn trees(memory: &Memory, page: &mut String) {
             .as_ref()
             .map_or_else(|| harmless(&wait.lock), |it| format!("{} to be thawed", harmless(it)));
         line(
-            page,
+            &mut page,
             &format!(
                 "  {} waits for {lock}, held by nobody that is known",
                 named(memory, wait.pid)
             ),
         );
-        draw(memory, &waiters, wait.pid, page, &mut drawn);
+        draw(memory, &waiters, wait.pid, &mut page, &mut drawn);
     }
+    page
 }
 
 /// Draws those that wait for a task, each once, without recursion on the guest's behalf.

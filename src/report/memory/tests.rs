@@ -1,9 +1,13 @@
 //! Pages of guests that broke in several ways.
 
 use super::*;
+use crate::base::id::{AppId, IncidentId};
+use crate::base::time::{Instant, Timestamp};
+use crate::bundle::{Bundle, Origin};
 use crate::diagnosis::diagnose;
-use crate::evidence::Evidence;
 use crate::evidence::memory::{Cost, FileSystem, Lock, Progress, Registers, Request};
+use crate::evidence::{Artifact, Evidence, Kind};
+use crate::report::{Style, bundle};
 
 fn task(pid: u32, comm: &str, state: char, since_ms: u64, stack: usize) -> Task {
     let (comm, since_ms, stack) = (comm.to_owned(), Some(since_ms), Some(stack));
@@ -77,39 +81,57 @@ fn sample() -> Memory {
     }
 }
 
-fn shown(memory: Memory) -> String {
-    let diagnosis = diagnose(&Evidence { memory: Some(memory.clone()), ..Evidence::default() });
-    page(&Inspection { memory, diagnosis })
-}
-
 #[test]
 fn a_page_of_everything() {
-    insta::assert_snapshot!(shown(sample()));
+    insta::assert_snapshot!(memory(&sample()));
 }
 
 #[test]
 fn waits_are_drawn_once_whatever_they_say() {
-    let mut memory = sample();
+    let mut strange = sample();
     // A task that waits for itself, two whose holder is not there, and one that is not there itself.
-    memory.waits = vec![
+    strange.waits = vec![
         wait(7, "own", Some(7)),
         wait(8, "x", Some(999)),
         wait(9, "y", Some(999)),
         wait(77, "z", None),
     ];
-    let shown = shown(memory);
+    let shown = memory(&strange);
     let tree =
         shown.split("who waits for whom\n").nth(1).and_then(|rest| rest.split("\n\n").next());
     insta::assert_snapshot!(tree.unwrap_or_default());
 }
 
 #[test]
-fn a_guest_cannot_break_the_json() {
-    let mut memory = sample();
-    memory.log = "\u{1b}[2J \u{202e} \u{1f4a5} \"quoted\"".to_owned();
-    let diagnosis = diagnose(&Evidence::default());
-    let text = super::super::json(&Inspection { memory: memory.clone(), diagnosis });
-    assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value["memory"]["log"].as_str(), Some(memory.log.as_str()));
+fn a_thousand_who_wait_are_counted() {
+    let mut crowd = sample();
+    crowd.waits = (1000..2000).map(|pid| wait(pid, "lock", Some(7))).collect();
+    let shown = memory(&crowd);
+    assert!(shown.lines().count() < 120 && shown.contains("  and 937 lines more"), "{shown}");
+}
+
+#[test]
+fn a_bundle_shows_it_as_an_inspection_does() {
+    let data = sample().to_bytes();
+    let artifact = |data| vec![Artifact { kind: Kind::Memory, name: String::new(), data }];
+    let of = |artifacts: Vec<Artifact>| Bundle {
+        origin: Origin {
+            incident: IncidentId::new([1; 16]),
+            device: "device-1".parse().unwrap(),
+            app: AppId::new([2; 16]),
+            app_name: "web".to_owned(),
+            scenario: "linux-console".parse().unwrap(),
+            agent_version: "0.1.0".to_owned(),
+            failed_at: Timestamp::from_millis(1_700_000_000_000),
+            failed_uptime: Instant::from_millis(77_000),
+            boot_id: [3; 16],
+        },
+        steps: Vec::new(),
+        diagnosis: diagnose(&Evidence::read(&artifacts)),
+        artifacts,
+    };
+    let shown = bundle(&of(artifact(data)), Style::default(), "show");
+    assert!(shown.contains(&format!("From the guest's memory\n{}", memory(&sample()))), "{shown}");
+    let shown = bundle(&of(artifact(b"rubbish".to_vec())), Style::default(), "show");
+    assert!(!shown.contains("From the guest's memory"), "{shown}");
 }
