@@ -3,6 +3,7 @@
 use super::super::{Diagnosis, diagnose};
 use crate::evidence::Evidence;
 use crate::evidence::memory::{Cpu, Lock, Memory, Progress, Registers, Request, Task, Wait};
+use crate::evidence::recorded::bytes;
 
 const STACKS: [&[&str]; 5] = [
     &[
@@ -119,6 +120,24 @@ fn waits() {
     disk.requests = vec![request(Some(31_500)), request(None)];
     let all = [ring, itself, held, moment, frozen, disk].map(told);
     insta::assert_snapshot!(all.join("\n\n"));
+}
+
+#[test]
+fn who_waits_still_when_sysrq_is_asked() {
+    let later = |pids: [u32; 2]| {
+        let [ab, ba] = pids;
+        let mut memory =
+            memory(&[(ab, "lab_order_ab", 'D', 20, 0), (ba, "lab_order_ba", 'D', 20, 0)]);
+        memory.waits = vec![wait(ab, "lab_mutex_b", Some(ba)), wait(ba, "lab_mutex_a", Some(ab))];
+        let mut evidence = Evidence { memory: Some(memory), ..Evidence::default() };
+        let answer = bytes!("mutex-deadlock-6.12", "sysrq-blocked-tasks");
+        evidence.sysrq.read("blocked-tasks", answer);
+        diagnose(&evidence)
+    };
+    let still = later([263, 264]);
+    assert!(still.facts_for.contains(&"SysRq, asked later, shows all 2 wait still".to_owned()));
+    let moved = later([263, 999]);
+    assert_eq!(moved.facts_against, ["SysRq, asked later, does not show 1 of 2 wait any more"]);
 }
 
 #[test]

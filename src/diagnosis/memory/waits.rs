@@ -31,6 +31,7 @@ pub(crate) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     finding.callers = signature::callers(&frames);
     finding.facts_for.extend(ring.iter().map(|wait| held_by(memory, wait)));
     finding.facts_for.extend(victims(memory, &ring));
+    look_again(evidence, &ring, &mut finding);
     Some(finding)
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn frozen(evidence: &Evidence) -> Option<Finding> {
     );
     let tasks = waiting.iter().filter_map(|wait| memory.task(wait.pid));
     finding.facts_for.extend(tasks.take(FACTS).map(|task| asleep(memory, task)));
+    look_again(evidence, &waiting, &mut finding);
     finding.facts_against.push("Not known: who froze the file system".to_owned());
     Some(finding)
 }
@@ -81,7 +83,25 @@ pub(crate) fn held(evidence: &Evidence) -> Option<Finding> {
         state => format!("{} sleeps in state {state}", name(holder)),
     });
     finding.facts_for.extend(waiting.iter().take(FACTS).map(|wait| held_by(memory, wait)));
+    look_again(evidence, &waiting, &mut finding);
     Some(finding)
+}
+
+/// SysRq is asked after memory was read: who waits then as well has not got on.
+fn look_again(evidence: &Evidence, waiting: &[&Wait], finding: &mut Finding) {
+    if !evidence.sysrq.lists_tasks() {
+        return;
+    }
+    let blocked: BTreeSet<u32> = evidence.sysrq.blocked().iter().map(|task| task.pid).collect();
+    let gone = waiting.iter().filter(|wait| !blocked.contains(&wait.pid)).count();
+    let all = waiting.len();
+    match (gone, all) {
+        (0, 1) => finding.facts_for.push("SysRq, asked later, shows it wait still".to_owned()),
+        (0, _) => finding.facts_for.push(format!("SysRq, asked later, shows all {all} wait still")),
+        _ => finding
+            .facts_against
+            .push(format!("SysRq, asked later, does not show {gone} of {all} wait any more")),
+    }
 }
 
 fn blame(finding: &mut Finding, memory: &Memory, task: &Task) {
@@ -98,7 +118,7 @@ fn held_by(memory: &Memory, wait: &Wait) -> String {
     let owner = wait.owner.and_then(|pid| memory.task(pid)).map(name);
     let lock = quoted(&wait.lock);
     match owner {
-        Some(owner) => format!("{who}; {owner} holds {lock}"),
+        Some(owner) => format!("{who}; by the guest's memory {owner} holds {lock}"),
         None => format!("{who}; nobody is known to hold {lock}"),
     }
 }
