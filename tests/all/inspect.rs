@@ -1,6 +1,7 @@
 //! Kernels of real guests, read out of their memory, against what the guests themselves say.
 
 use super::lab::{Guest, root};
+use super::programs::Place;
 use lifesign::agent::inspect::{Inspection, Subject, inspect, page};
 use lifesign::diagnosis::Class;
 use lifesign::evidence::memory::{Memory, Task};
@@ -268,6 +269,42 @@ fn processes_that_stand_or_take_everything_are_seen() {
     is(&inspection, Class::UserspaceDead, &["processes are stopped by a signal"]);
     let inspection = verdict("inspect-busy", &[], "userspace-spin");
     is(&inspection, Class::UserspaceDead, &["processes take all CPUs for themselves"]);
+}
+
+// === a capture ===
+
+#[test]
+fn a_capture_names_both_owners_where_sysrq_is_refused() {
+    let guest = Guest::up("memory", &["--sysrq", "default"]);
+    let place = Place::new(&guest);
+    guest.break_it("mutex-deadlock");
+    let sealed = place.path("sealed");
+    let output = place.lifesign(&[
+        "capture",
+        "--config",
+        "agent.yaml",
+        "web",
+        "--out",
+        &sealed.display().to_string(),
+    ]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    eprintln!("{said}");
+    let line = |step: &str| said.lines().find(|line| line.starts_with(step)).unwrap();
+    assert!(line("memory").contains(" done "), "{said}");
+    assert!(!line("sysrq task-states").contains(" done "), "{said}");
+    assert!(said.contains("(deadlock, confidence high)"), "{said}");
+    for (lock, owner) in [("lab_mutex_a", "lab_order_ab ("), ("lab_mutex_b", "lab_order_ba (")] {
+        let holds = |fact: &str| {
+            fact.split_once("by the guest's memory ").is_some_and(|(_, holder)| {
+                holder.starts_with(owner) && holder.contains(&format!(" holds {lock}"))
+            })
+        };
+        assert!(said.lines().any(holds), "{lock}: {said}");
+    }
+    let shown = place.lifesign(&["show", "--config", "agent.yaml", &sealed.display().to_string()]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("From the guest's memory"), "{shown}");
+    assert!(shown.contains("waits for itself, by way of others"), "{shown}");
 }
 
 // === other ways in ===
