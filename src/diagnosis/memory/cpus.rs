@@ -1,10 +1,11 @@
 //! CPUs that never get on with anything.
 
-use super::super::functions::{is_delay, is_helper, is_spin_lock, waits_for_cpu};
+use super::super::functions::{is_delay, is_helper, is_printing, is_spin_lock, waits_for_cpu};
 use super::super::say::{cpus, place, quoted};
 use super::super::{Blame, Class, Confidence, Finding, life, signature};
 use super::{FACTS, name};
 use crate::evidence::Evidence;
+use crate::evidence::kernel_log::ReportKind;
 use crate::evidence::memory::{Cpu, Memory, Progress, Task, trace};
 use crate::evidence::trace::Frame;
 
@@ -35,9 +36,14 @@ pub(crate) fn hard_lockup(evidence: &Evidence) -> Option<Finding> {
     };
     let mut finding = lockup(memory, Class::HardLockup, is_off)?;
     // At one look a kernel that is merely busy may have interrupts off as well.
-    let spins = memory.cpus.iter().filter(|cpu| in_kernel(cpu) && is_off(cpu));
-    if spins.map(|cpu| looks(cpu).len()).min() < Some(2) {
+    let spins = || memory.cpus.iter().filter(|cpu| in_kernel(cpu) && is_off(cpu));
+    if spins().map(|cpu| looks(cpu).len()).min() < Some(2) {
         finding.confidence = Confidence::Medium;
+    }
+    let all_spin = spins().count() == memory.cpus.len();
+    if let Some(life) = life::kernel(evidence).filter(|_| all_spin) {
+        finding.facts_against.push(life);
+        finding.confidence = Confidence::Low;
     }
     Some(finding)
 }
@@ -45,13 +51,17 @@ pub(crate) fn hard_lockup(evidence: &Evidence) -> Option<Finding> {
 /// CPUs spin in the kernel with interrupts on.
 pub(crate) fn soft_lockup(evidence: &Evidence) -> Option<Finding> {
     let memory = evidence.memory.as_ref()?;
+    let is_reported = evidence.console.first(ReportKind::SoftLockup).is_some();
     let mut finding = lockup(memory, Class::SoftLockup, |cpu| {
-        let waits = cpu.running > 1;
+        let waits = cpu.running > 1 && (is_reported || !prints(cpu));
         waits && cpu.registers.is_some_and(|registers| registers.interrupts_on)
     })?;
-    // A second is not long for a kernel that is merely busy.
-    let reported = evidence.console.first(crate::evidence::kernel_log::ReportKind::SoftLockup);
-    finding.confidence = if reported.is_some() { Confidence::High } else { Confidence::Medium };
+    // A second is not long for a kernel that is merely busy, above all while the guest answers.
+    finding.confidence = match (is_reported, life::guest(evidence)) {
+        (true, _) => Confidence::High,
+        (false, None) => Confidence::Medium,
+        (false, Some(_)) => Confidence::Low,
+    };
     Some(finding)
 }
 
@@ -62,7 +72,10 @@ pub(crate) fn busy(evidence: &Evidence) -> Option<Finding> {
     if memory.cpus.is_empty() || starving.is_empty() || !memory.cpus.iter().all(is_taken) {
         return None;
     }
-    let mut finding = Finding::new(Class::UserspaceDead, Blame::GuestUserspace, Confidence::High);
+    // Of those that take it all, one may be who answers.
+    let confidence =
+        if life::guest(evidence).is_some() { Confidence::Low } else { Confidence::High };
+    let mut finding = Finding::new(Class::UserspaceDead, Blame::GuestUserspace, confidence);
     finding.subject = "cpu".to_owned();
     finding.title = "processes take all CPUs for themselves".to_owned();
     for cpu in memory.cpus.iter().take(FACTS) {
@@ -155,6 +168,11 @@ fn in_kernel(cpu: &Cpu) -> bool {
         && !cpu.idle
         && !cpu.stack.is_empty()
         && cpu.registers.is_some_and(|registers| !registers.halted && !registers.user)
+}
+
+/// Whether it writes to a console that is slow: who writes much is always found at it, and gets on.
+fn prints(cpu: &Cpu) -> bool {
+    trace(&cpu.stack).frames.iter().any(|frame| is_printing(frame.name()))
 }
 
 /// Whether it changed no task for long enough.

@@ -1,11 +1,14 @@
 //! Verdicts from memory alone.
 
-use super::super::{Diagnosis, diagnose};
+use super::super::{Class, Confidence, Diagnosis, diagnose};
+use crate::base::rung::{Answer, Rung};
+use crate::base::time::Timestamp;
 use crate::evidence::Evidence;
 use crate::evidence::memory::{Cpu, Lock, Memory, Progress, Registers, Request, Task, Wait};
 use crate::evidence::recorded::bytes;
+use crate::evidence::rounds::{Probe, Round, Rounds};
 
-const STACKS: [&[&str]; 5] = [
+const STACKS: [&[&str]; 6] = [
     &[
         "schedule+0x1/0x9",
         "__mutex_lock.constprop.0+0x1/0x9",
@@ -30,6 +33,7 @@ const STACKS: [&[&str]; 5] = [
         "take_spin+0x1/0x9 [lab]",
     ],
     &["schedule+0x1/0x9", "do_wait+0x1/0x9"],
+    &["hvc_push+0x1/0x9", "hvc_write+0x1/0x9", "n_tty_write+0x1/0x9", "vfs_write+0x1/0x9"],
 ];
 
 /// Tasks as (pid, name, state, seconds since it ran, stack).
@@ -183,4 +187,31 @@ fn processes() {
     let killed = diagnose(&evidence).title;
     let all = [told(stopped), told(kernel), killed];
     insta::assert_snapshot!(all.join("\n\n"));
+}
+
+#[test]
+fn a_guest_that_answers_is_busy_and_not_locked_up() {
+    let with = |cpus: Vec<Cpu>| Memory { cpus, ..memory(&[(1, "init", 'S', 5, 4)]) };
+    let judged = |cpus: Vec<Cpu>, rung, answer| {
+        let probe =
+            Probe { name: "console".to_owned(), rung, answer, reason: String::new(), took_ms: 1 };
+        let round = Round { at: Timestamp::from_millis(0), probes: vec![probe] };
+        let rounds = Rounds { rounds: vec![round] };
+        let evidence = Evidence { memory: Some(with(cpus)), rounds, ..Evidence::default() };
+        let Diagnosis { class, confidence, .. } = diagnose(&evidence);
+        (class, confidence)
+    };
+    let [spins, prints, off] = [cpu(1, "I", 0), cpu(1, "I", 5), cpu(1, "", 3)];
+    let (lives, dead) = ((Rung::Userspace, Answer::Alive), (Rung::Userspace, Answer::Dead));
+    let soft = (Class::SoftLockup, Confidence::Medium);
+    assert_eq!(judged(vec![spins.clone()], dead.0, dead.1), soft);
+    assert_eq!(judged(vec![spins], lives.0, lives.1).0, Class::Silent);
+    assert_eq!(judged(vec![prints], dead.0, dead.1).0, Class::Silent);
+    // One of two may be gone while the other answers; if all were, nobody would.
+    let both = vec![cpu(0, "", 3), off.clone()];
+    assert_eq!(judged(both.clone(), dead.0, dead.1).0, Class::HardLockup);
+    assert_eq!(judged(both, lives.0, lives.1).0, Class::Silent);
+    let mut idle = cpu(0, "I", 4);
+    idle.idle = true;
+    assert_eq!(judged(vec![idle, off], lives.0, lives.1).0, Class::HardLockup);
 }
