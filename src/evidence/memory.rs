@@ -15,6 +15,12 @@ pub struct Memory {
     pub release: String,
     /// Milliseconds since it booted, by the latest clock of its CPUs.
     pub uptime_ms: u64,
+    /// What SysRq may do: 0 is nothing, 1 everything, all else the kernel's mask.
+    #[serde(default)]
+    pub sysrq_mask: Option<u32>,
+    /// What is less urgent than this level is not shown on the console.
+    #[serde(default)]
+    pub console_level: Option<u8>,
     /// CPUs that are online, by number.
     pub cpus: Vec<Cpu>,
     /// All tasks, by process id.

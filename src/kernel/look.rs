@@ -3,6 +3,7 @@
 use super::Kernel;
 use super::cpus::Sample;
 use super::files::{FileSystem, file_systems};
+use super::keys::Keys;
 use super::locks::{Locks, Wait};
 use super::log::Log;
 use super::machine::Registers;
@@ -42,13 +43,21 @@ pub fn look(kernel: &Kernel<'_>, outside: Outside<'_>) -> Memory {
     let release = or_doubt(kernel.release(), "the kernel's version", &mut doubts);
     let file_systems = or_doubt(file_systems(kernel), "the list of file systems", &mut doubts);
     let uptime_ms = sample.now() / MS;
+    let Keys { mask: sysrq_mask, console_level } = Keys::read(kernel);
     let mut look = Look {
         kernel,
         sample: &sample,
         tasks: &tasks,
         file_systems,
         stacks: Stacks::default(),
-        memory: Memory { release, uptime_ms, doubts, ..Memory::default() },
+        memory: Memory {
+            release,
+            uptime_ms,
+            sysrq_mask,
+            console_level,
+            doubts,
+            ..Memory::default()
+        },
     };
     look.tell_cpus(outside);
     look.tell_requests();

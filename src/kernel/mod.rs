@@ -17,6 +17,7 @@ mod cpus;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod files;
+mod keys;
 mod locks;
 pub mod log;
 pub mod look;

@@ -16,7 +16,7 @@ use crate::evidence::trace::{Context, Frame};
 use std::ops::Range;
 
 /// Symbols that are asked for by name.
-const SYMBOLS: [&str; 22] = [
+const SYMBOLS: [&str; 25] = [
     "__cpu_online_mask",
     "__per_cpu_offset",
     "__start_BTF",
@@ -31,6 +31,7 @@ const SYMBOLS: [&str; 22] = [
     "_sinittext",
     "_stext",
     "_text",
+    "console_printk",
     "init_task",
     "init_top_pgt",
     "init_uts_ns",
@@ -39,6 +40,8 @@ const SYMBOLS: [&str; 22] = [
     "prb",
     "runqueues",
     "super_blocks",
+    "sysrq_always_enabled",
+    "sysrq_enabled",
 ];
 
 const UTS_BYTES: usize = 64;

@@ -292,6 +292,28 @@ fn a_list_of_tasks_that_bites_its_tail_is_read_once_and_said_not_to_be_whole() {
     assert_eq!((tasks.all.len(), tasks.is_whole), (4, false));
 }
 
+// === SysRq and the console ===
+
+#[test]
+fn what_keys_may_do_is_read_where_it_is_named() {
+    let mut memory = Sparse::default();
+    memory.write(0x1000, &[4_u32.to_le_bytes(), 7_u32.to_le_bytes()].concat());
+    memory.write(0x2000, &438_u32.to_le_bytes());
+    memory.write(0x3000, &[0, 1, 1, 1]);
+    let names = |level, mask, always| {
+        [("console_printk", level), ("sysrq_enabled", mask), ("sysrq_always_enabled", always)]
+    };
+    let read = |names: &[(&'static str, u64)]| {
+        let memory = look(&kernel(&memory, 1000, names), Outside::default());
+        (memory.sysrq_mask, memory.console_level)
+    };
+    assert_eq!(read(&names(0x1000, 0x2000, 0x3000)), (Some(438), Some(4)));
+    assert_eq!(read(&names(0x1004, 0x2000, 0x3001)), (Some(1), Some(7)));
+    // Not a level, and nowhere.
+    assert_eq!(read(&names(0x2000, 0x9000, 0x9000)), (None, None));
+    assert_eq!(read(&[]), (None, None));
+}
+
 // === anything ===
 
 const SYMBOLS: [(&str, u64); 9] = [

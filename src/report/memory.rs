@@ -37,6 +37,7 @@ pub fn memory(memory: &Memory) -> String {
         &mut page,
         &format!("Linux {}, up {up}, {} tasks", harmless(&memory.release), memory.tasks.len()),
     );
+    keys(memory, &mut page);
     memory.cpus.iter().for_each(|cpu| line(&mut page, &told_cpu(cpu)));
     file_systems(memory, &mut page);
     requests(memory, &mut page);
@@ -52,6 +53,19 @@ pub fn memory(memory: &Memory) -> String {
         &format!("\nread {} KiB of the guest's memory in {} pieces", cost.bytes / 1024, cost.reads),
     );
     page
+}
+
+fn keys(memory: &Memory, page: &mut String) {
+    let mask = memory.sysrq_mask.map(|mask| match mask {
+        0 => "SysRq is off".to_owned(),
+        1 => "SysRq may do everything".to_owned(),
+        mask => format!("SysRq may do what its mask {mask} says"),
+    });
+    let level = memory.console_level.map(|level| format!("the console's log level is {level}"));
+    let known: Vec<String> = mask.into_iter().chain(level).collect();
+    if !known.is_empty() {
+        line(page, &known.join(", "));
+    }
 }
 
 fn told_cpu(cpu: &Cpu) -> String {

@@ -38,6 +38,8 @@ fn sample() -> Memory {
     Memory {
         release: "6.1.0-1-amd64".to_owned(),
         uptime_ms: 200_000,
+        sysrq_mask: Some(438),
+        console_level: Some(7),
         cpus: vec![idle, spins],
         tasks: vec![
             task(7, "ab", 'D', 20_000, 0),
