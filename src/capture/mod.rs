@@ -144,7 +144,7 @@ pub async fn capture(
     }
     let actions: Vec<Action> = permitted.iter().filter_map(|step| action(*step)).collect();
     if !actions.is_empty() {
-        capture.take(sysrq::press(target, &actions, deadline, &meter).await);
+        capture.take(sysrq::press(target, &actions, &capture.artifacts, deadline, &meter).await);
     }
     meter.begin("done");
     capture.hold_to(budget.bytes);

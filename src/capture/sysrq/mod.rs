@@ -13,12 +13,16 @@
 //!   the log level is noted on disk, raised, and put back at the end
 //! ```
 //!
+//! Of a guest whose memory was read is known what its mask permits and how loud its console is. Where keys
+//! are off none is pressed; where dumps are forbidden one is, for its refusal shows that the kernel lives.
+//!
 //! A paused guest is left alone: a key pressed now would act when it runs again, and the next one
 //! would be typed into its shell. So is a console that a person has. Whatever happens, the focus is
 //! as it was, and what a shell may have taken for typing is wiped.
 
 mod inside;
 mod keyboard;
+mod known;
 mod route;
 
 use super::progress::Meter;
@@ -34,6 +38,7 @@ use crate::hypervisor::chardev::ConsoleDevice;
 use crate::hypervisor::qmp::Monitor;
 use crate::transport::console::Error;
 use keyboard::Keyboard;
+use known::Known;
 use route::Route;
 use serde_json::json;
 use std::path::Path;
@@ -53,10 +58,12 @@ const PUT_BACK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct No(Outcome, String);
 
-/// Presses all `actions` and collects the answers.
+/// Presses all `actions` and collects the answers. `before` is what was collected so far: of a guest
+/// whose memory was read is known what its kernel lets a key do.
 pub(super) async fn press(
     target: &Target,
     actions: &[Action],
+    before: &[Artifact],
     deadline: Instant,
     meter: &Meter<'_>,
 ) -> Capture {
@@ -67,7 +74,10 @@ pub(super) async fn press(
     };
     let mut capture = match Keyboard::open(target, device).await {
         Ok(keyboard) => {
-            let session = Session { keyboard, target, meter, raised: None, shown: false };
+            let known = Known::of(before);
+            let shown = known.shows_dumps();
+            let session =
+                Session { keyboard, target, meter, known, root_shell: None, raised: None, shown };
             session.run(actions, deadline).await
         }
         Err(No(outcome, reason)) => nothing(actions, outcome, &reason),
@@ -130,9 +140,12 @@ struct Session<'a> {
     keyboard: Keyboard,
     target: &'a Target,
     meter: &'a Meter<'a>,
+    known: Known,
+    /// Whether a root shell listens, once it was asked.
+    root_shell: Option<bool>,
     /// By which route the log level was raised, and what it was before.
     raised: Option<(Route, Level)>,
-    /// A dump was seen, so the log level hides nothing.
+    /// A dump was seen, or the log level is known, so it hides nothing.
     shown: bool,
 }
 
@@ -165,11 +178,13 @@ impl Session<'_> {
 
     async fn press_all(&mut self, actions: &[Action], capture: &mut Capture) -> Result<(), Error> {
         let begun = Instant::now();
-        let Some(route) = self.keyboard.find_route().await? else {
-            let reason = "the kernel answers no key on this console: it is dead, or SysRq is off";
-            capture.take(nothing(actions, Outcome::Silent, reason));
-            // That nothing came is evidence, too.
-            capture.artifacts.extend(actions.iter().map(|action| artifact(*action, Vec::new())));
+        let route = match self.known.is_off() {
+            // A key would be of no use, and a shell might take it for typing.
+            true => self.has_root_shell().await?.then_some(Route::Shell),
+            false => self.keyboard.find_route().await?,
+        };
+        let Some(route) = route else {
+            capture.take(self.no_route(actions));
             return Ok(());
         };
         capture.steps.push(StepReport {
@@ -179,29 +194,55 @@ impl Session<'_> {
             took_ms: millis(begun.elapsed()),
             bytes: 0,
         });
-        let mut shell = None;
-        for action in actions {
+        for (number, action) in actions.iter().enumerate() {
             self.meter.begin(action.word());
             let begun = Instant::now();
             let mut heard = self.ask(route, *action).await?;
-            if self.target.shell && outcome(*action, &heard) == sysrq::Outcome::Refused {
-                let is_root = match shell {
-                    Some(known) => known,
-                    None => *shell.insert(self.keyboard.has_root_shell().await?),
-                };
-                if is_root {
-                    heard = self.ask(Route::Shell, *action).await?;
-                }
+            let is_refused = outcome(*action, &heard) == sysrq::Outcome::Refused;
+            let inside = is_refused && self.has_root_shell().await?;
+            if inside {
+                heard = self.ask(Route::Shell, *action).await?;
             }
             capture.steps.push(judge(*action, &heard, self.shown, begun.elapsed()));
             self.meter.end(heard.len() as u64);
             capture.artifacts.push(artifact(*action, heard));
+            // One refusal shows that the kernel lives; more of them show nothing.
+            if let Some(reason) = self.known.forbids().filter(|_| is_refused && !inside) {
+                capture.take(nothing(&actions[number + 1..], Outcome::Refused, &reason));
+                break;
+            }
         }
         Ok(())
     }
 
+    /// What is said where no key gets to the kernel.
+    fn no_route(&self, actions: &[Action]) -> Capture {
+        if let Some(reason) = self.known.forbids().filter(|_| self.known.is_off()) {
+            return nothing(actions, Outcome::Refused, &reason);
+        }
+        let reason = "the kernel answers no key on this console: it is dead, or SysRq is off";
+        let mut capture = nothing(actions, Outcome::Silent, reason);
+        // That nothing came is evidence, too.
+        capture.artifacts.extend(actions.iter().map(|action| artifact(*action, Vec::new())));
+        capture
+    }
+
+    /// Whether a root shell listens, asked once.
+    async fn has_root_shell(&mut self) -> Result<bool, Error> {
+        if !self.target.shell {
+            return Ok(false);
+        }
+        match self.root_shell {
+            Some(known) => Ok(known),
+            None => Ok(*self.root_shell.insert(self.keyboard.has_root_shell().await?)),
+        }
+    }
+
     /// Asks, and once more with the log level raised where the first answer was hidden.
     async fn ask(&mut self, route: Route, action: Action) -> Result<Vec<u8>, Error> {
+        if self.known.hides_dumps() && self.raised.is_none() {
+            self.raise(route).await?;
+        }
         let heard = self.keyboard.ask(route, action).await?;
         let said = outcome(action, &heard);
         self.shown |= said == sysrq::Outcome::Dump;
@@ -212,15 +253,23 @@ impl Session<'_> {
         Ok(heard)
     }
 
-    /// Raises the log level, if it is certain that it can be put back after a crash of ours.
-    async fn raise(&mut self, route: Route) -> Result<bool, Error> {
+    /// What the log level is, asked inside.
+    async fn level(&mut self) -> Result<Option<u8>, Error> {
         let agent = match &self.target.guest_agent {
             Some(agent) => inside::level(agent, Instant::now() + PUT_BACK).await,
             None => None,
         };
-        let told = match agent {
-            None if self.target.shell => self.keyboard.level().await?,
-            told => told,
+        match agent {
+            None if self.target.shell => self.keyboard.level().await,
+            told => Ok(told),
+        }
+    }
+
+    /// Raises the log level, if it is certain that it can be put back after a crash of ours.
+    async fn raise(&mut self, route: Route) -> Result<bool, Error> {
+        let told = match self.known.level {
+            None => self.level().await?,
+            known => known,
         };
         let level = told.map_or(Level::Supposed, Level::Was);
         let noted = match (&self.target.undo, monitor::pid(self.target.qmp.as_deref()).await) {
