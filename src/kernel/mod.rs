@@ -39,4 +39,4 @@ pub use symbols::SymbolsError;
 pub use types::TypesError;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -72,7 +72,7 @@ fn described() -> Layouts {
 }
 
 /// A kernel in which virtual and physical addresses are the same.
-pub(super) fn kernel<'m>(
+pub(crate) fn kernel<'m>(
     memory: &'m dyn Memory,
     reads: u64,
     symbols: &[(&'static str, u64)],

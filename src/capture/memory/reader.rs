@@ -161,6 +161,41 @@ impl<M: Physical> Physical for Heeding<'_, M> {
 mod tests {
     use super::*;
     use crate::kernel::faulty::Sparse;
+    use crate::kernel::tests::kernel;
+
+    /// Looks twice at a guest with one CPU that does nothing.
+    fn looked(second: Option<Second>) -> Result<Memory, GazeError> {
+        let mut ram = Sparse::default();
+        let names = ["nr_cpu_ids", "__cpu_online_mask", "__per_cpu_offset", "runqueues"];
+        let symbols: Vec<(&'static str, u64)> =
+            names.into_iter().zip([0x1000, 0x2000, 0x3000, 0x4000]).collect();
+        for ((_, at), word) in symbols.iter().zip([1_u64, 1, 0, 0]) {
+            ram.write(*at, &word.to_le_bytes());
+        }
+        let ((looked, _first), (ask, asked)) = (oneshot::channel(), oneshot::channel());
+        match second {
+            Some(second) => ask.send(second).ok().unwrap(),
+            None => drop(ask),
+        }
+        let stopped = AtomicBool::new(false);
+        Turns { looked, asked, stopped: &stopped }.look_twice(&kernel(&ram, 1000, &symbols))
+    }
+
+    #[test]
+    fn what_a_cpu_did_is_told_unless_the_guest_was_paused() {
+        let progress = |is_paused| {
+            let memory = looked(Some(Second { registers: Vec::new(), is_paused })).unwrap();
+            let [cpu] = &memory.cpus[..] else { panic!("{:?}", memory.cpus) };
+            cpu.progress
+        };
+        assert!(progress(false).is_some());
+        assert_eq!(progress(true), None);
+    }
+
+    #[test]
+    fn who_is_not_asked_again_ends() {
+        assert!(matches!(looked(None), Err(GazeError::Late)));
+    }
 
     #[test]
     fn nobody_who_waits_is_nothing_to_read() {
