@@ -126,7 +126,7 @@ pub async fn capture(
         None if wants_host || wants_memory => monitor::pid(target.qmp.as_deref()).await,
         known => known,
     };
-    let looking = if wants_memory { memory::begin(target, pid).await } else { None };
+    let looking = if wants_memory { Some(memory::begin(target, pid).await) } else { None };
     // The two looks at memory, registers and threads are a second apart, and the same second.
     let (monitor, host) = tokio::join!(
         monitor::ask(target.qmp.as_deref(), &queries, before),
@@ -136,7 +136,7 @@ pub async fn capture(
     meter.take(&host);
     capture.take(monitor);
     capture.take(host);
-    if wants_memory {
+    if let Some(looking) = looking {
         meter.begin("memory");
         let memory = memory::end(looking, deadline).await;
         meter.take(&memory);

@@ -39,6 +39,9 @@ pub struct Guest<'a> {
 /// Why nothing was seen.
 #[derive(Debug, thiserror::Error)]
 pub enum GazeError {
+    /// There is nobody to ask.
+    #[error("the binding names no `qmp` socket, and the hypervisor's process is not known")]
+    Nobody,
     /// The monitor cannot be asked.
     #[error("failed to ask for the guest's registers")]
     Connect(#[source] ConnectError),
@@ -95,21 +98,18 @@ impl Gaze {
     /// no error where its process is known.
     pub async fn begin(guest: Guest<'_>) -> Result<Self, GazeError> {
         let mut asked = Asked::default();
-        let told = match guest.qmp {
-            Some(path) => asked.whereabouts(path, guest.pid).await,
-            None => {
-                Ok(Whereabouts::Unasked { pid: guest.pid, why: "no monitor was asked".to_owned() })
+        let whereabouts = match (guest.qmp, guest.pid) {
+            (Some(path), pid) => asked.whereabouts(path, pid).await?,
+            (None, Some(pid)) => {
+                Whereabouts::Unasked { pid, why: "no monitor was asked".to_owned() }
             }
+            (None, None) => return Err(GazeError::Nobody),
         };
-        let (place, registers, unasked) = match told? {
+        let (place, registers, unasked) = match whereabouts {
             Whereabouts::Told { pid, placed, registers } => {
                 (Place::Told { pid, placed }, registers, None)
             }
-            Whereabouts::Unasked { pid, why } => {
-                let unknown =
-                    || GazeError::NoProcess(guest.qmp.unwrap_or(Path::new("")).to_owned());
-                (Place::Searched { pid: pid.ok_or_else(unknown)? }, Vec::new(), Some(why))
-            }
+            Whereabouts::Unasked { pid, why } => (Place::Searched { pid }, Vec::new(), Some(why)),
         };
         let cpus = registers.iter().map(|(_, registers)| *registers).collect();
         let reader = Reader::start(place, cpus);
@@ -126,7 +126,7 @@ impl Gaze {
         let first = timeout_at(deadline, self.reader.first()).await;
         let first = first.map_err(|_| GazeError::Late)??;
         sleep_until((first + APART).min(deadline)).await;
-        let second = self.second().await?;
+        let second = self.second().await;
         let (mut memory, is_whole) = self.reader.finish(second, deadline).await?;
         if let Some(why) = self.unasked {
             memory.doubts.push(format!("what CPUs do this moment is not known: {why}"));
@@ -140,23 +140,23 @@ impl Gaze {
         Ok(Seen { memory, replies: self.asked.replies, is_whole })
     }
 
-    /// The registers once more. Of a monitor that somebody else holds by now there are those of the
-    /// first look.
-    async fn second(&mut self) -> Result<Second, GazeError> {
+    /// The registers once more, or those of the first look where the monitor does not tell by now.
+    async fn second(&mut self) -> Second {
         let mut registers = std::mem::take(&mut self.registers);
-        if let (Some(path), None) = (&self.qmp, &self.unasked)
-            && let Ok(mut monitor) = Monitor::connect(path).await
-        {
-            registers = self.asked.look(&mut monitor).await.map_err(GazeError::Ask)?;
+        if let (Some(path), None) = (&self.qmp, &self.unasked) {
+            match self.asked.again(path).await {
+                Ok(again) => registers = again,
+                Err(error) => self.unasked = Some(Chain(&error).to_string()),
+            }
         }
-        Ok(Second { registers, is_paused: self.asked.is_paused })
+        Second { registers, is_paused: self.asked.is_paused }
     }
 }
 
 /// What the monitor said of a guest.
 enum Whereabouts {
     Told { pid: u32, placed: Vec<Placed>, registers: Vec<(u32, Registers)> },
-    Unasked { pid: Option<u32>, why: String },
+    Unasked { pid: u32, why: String },
 }
 
 /// What the monitor said, as evidence.
@@ -186,7 +186,7 @@ impl Asked {
             Err(error) => {
                 let Some(of) = busy(&error) else { return Err(GazeError::Connect(error)) };
                 let why = Chain(&error).to_string();
-                return Ok(Whereabouts::Unasked { pid: pid.or(Some(of)), why });
+                return Ok(Whereabouts::Unasked { pid: pid.unwrap_or(of), why });
             }
         };
         let pid = pid.or(monitor.pid()).ok_or_else(|| GazeError::NoProcess(path.to_owned()))?;
@@ -197,14 +197,19 @@ impl Asked {
         match asked.await {
             Ok((placed, _)) if placed.is_empty() => {
                 let why = "the monitor does not tell where the guest's RAM is".to_owned();
-                Ok(Whereabouts::Unasked { pid: Some(pid), why })
+                Ok(Whereabouts::Unasked { pid, why })
             }
             Ok((placed, registers)) => Ok(Whereabouts::Told { pid, placed, registers }),
             Err(error @ AskError::Late { .. }) => {
-                Ok(Whereabouts::Unasked { pid: Some(pid), why: Chain(&error).to_string() })
+                Ok(Whereabouts::Unasked { pid, why: Chain(&error).to_string() })
             }
             Err(error) => Err(GazeError::Ask(error)),
         }
+    }
+
+    async fn again(&mut self, path: &Path) -> Result<Vec<(u32, Registers)>, GazeError> {
+        let mut monitor = Monitor::connect(path).await.map_err(GazeError::Connect)?;
+        self.look(&mut monitor).await.map_err(GazeError::Ask)
     }
 
     /// Whether it runs, and the registers of every CPU.

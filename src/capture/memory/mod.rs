@@ -9,7 +9,7 @@ mod reader;
 
 pub use gaze::{Gaze, GazeError, Guest, Seen};
 
-use super::{Capture, Target, report};
+use super::{Capture, Target, millis, report};
 use crate::base::chain::Chain;
 use crate::base::limits;
 use crate::base::step::Step;
@@ -27,59 +27,43 @@ pub(super) struct Looking {
 }
 
 /// Begins to read. The monitor is let go before this returns; whoever asks it next does not wait.
-pub(super) async fn begin(target: &Target, pid: Option<u32>) -> Option<Looking> {
+pub(super) async fn begin(target: &Target, pid: Option<u32>) -> Looking {
     let started = Instant::now();
     let guest = Guest { pid, qmp: target.qmp.as_deref() };
-    if guest.pid.is_none() && guest.qmp.is_none() {
-        return None;
-    }
-    Some(Looking { started, gaze: Gaze::begin(guest).await })
+    Looking { started, gaze: Gaze::begin(guest).await }
 }
 
 /// Looks for the second time, and tells what was seen.
-pub(super) async fn end(looking: Option<Looking>, deadline: Instant) -> Capture {
-    let Some(Looking { started, gaze }) = looking else {
-        return Capture::nothing(
-            Step::Memory,
-            Outcome::Skipped,
-            "the binding names no `qmp` socket",
-        );
-    };
+pub(super) async fn end(looking: Looking, deadline: Instant) -> Capture {
+    let Looking { started, gaze } = looking;
     let deadline = deadline.min(started + limits::LOOK_TIME);
     let seen = match gaze {
         Ok(gaze) => gaze.end(deadline).await,
         Err(error) => Err(error),
     };
-    match seen {
-        Ok(seen) => brought(seen, started),
+    let mut capture = match seen {
+        Ok(seen) => brought(seen),
         Err(error) => {
             let (outcome, reason) = (outcome(&error), Chain(&error).to_string());
             tracing::debug!(%reason, "the guest's memory was not read");
-            let mut capture = Capture::nothing(Step::Memory, outcome, reason);
-            capture
-                .steps
-                .iter_mut()
-                .for_each(|step| step.took_ms = super::millis(started.elapsed()));
-            capture
+            Capture::nothing(Step::Memory, outcome, reason)
         }
-    }
+    };
+    capture.steps.iter_mut().for_each(|step| step.took_ms = millis(started.elapsed()));
+    capture
 }
 
-fn brought(seen: Seen, started: Instant) -> Capture {
+fn brought(seen: Seen) -> Capture {
     let Seen { memory, is_whole, .. } = seen;
-    let mut outcome = if is_whole { Outcome::Done } else { Outcome::Partial };
     let doubts = memory.doubts.len();
     let Some(memory) = memory.fit(limits::STEP_BYTES) else {
         let reason = "what the guest's memory shows is more than a step may bring";
         return Capture::nothing(Step::Memory, Outcome::Partial, reason);
     };
-    if memory.doubts.len() > doubts {
-        outcome = Outcome::Partial;
-    }
-    let reason = memory.doubts.join("; ");
+    let is_whole = is_whole && memory.doubts.len() == doubts;
+    let outcome = if is_whole { Outcome::Done } else { Outcome::Partial };
     let artifact = Artifact { kind: Kind::Memory, name: String::new(), data: memory.to_bytes() };
-    let mut step = report(Step::Memory, outcome, reason);
-    step.took_ms = super::millis(started.elapsed());
+    let mut step = report(Step::Memory, outcome, memory.doubts.join("; "));
     step.bytes = artifact.data.len() as u64;
     Capture { artifacts: vec![artifact], steps: vec![step] }
 }
@@ -87,6 +71,7 @@ fn brought(seen: Seen, started: Instant) -> Capture {
 /// That a guest is not ours to read says nothing of it.
 fn outcome(error: &GazeError) -> Outcome {
     match error {
+        GazeError::Nobody => Outcome::Skipped,
         GazeError::Connect(ConnectError::Busy { .. }) | GazeError::Late => Outcome::Silent,
         GazeError::Ram(RamError::Process { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>

@@ -78,7 +78,8 @@ fn answer(command: &serde_json::Value, ram: &[u8]) -> serde_json::Value {
 #[tokio::test]
 async fn nothing_to_ask_is_skipped() {
     let (outcome, reason) = captured(&target(None)).await;
-    assert_eq!((outcome, &reason[..]), (Outcome::Skipped, "the binding names no `qmp` socket"));
+    assert_eq!(outcome, Outcome::Skipped);
+    assert!(reason.contains("the binding names no `qmp` socket"), "{reason}");
 }
 
 #[tokio::test]
@@ -126,16 +127,16 @@ fn what_is_not_permitted_is_refused_and_who_is_busy_is_silent() {
 fn what_was_seen_is_an_artifact_and_doubts_are_told() {
     let seen = |memory, is_whole| Seen { memory, replies: Replies::default(), is_whole };
     let small = Memory { release: "6.1".to_owned(), ..Memory::default() };
-    let Capture { artifacts, steps } = brought(seen(small.clone(), true), Instant::now());
+    let Capture { artifacts, steps } = brought(seen(small.clone(), true));
     assert_eq!(Memory::read(&artifacts[0].data), Some(small));
     assert_eq!((steps[0].outcome, &steps[0].reason[..]), (Outcome::Done, ""));
 
     let doubt = Memory { doubts: vec!["there was no time".to_owned()], ..Memory::default() };
-    let Capture { steps, .. } = brought(seen(doubt, false), Instant::now());
+    let Capture { steps, .. } = brought(seen(doubt, false));
     assert_eq!((steps[0].outcome, &steps[0].reason[..]), (Outcome::Partial, "there was no time"));
 
     let long = Memory { log: "a line\n".repeat(limits::STEP_BYTES / 7), ..Memory::default() };
-    let Capture { artifacts, steps } = brought(seen(long, true), Instant::now());
+    let Capture { artifacts, steps } = brought(seen(long, true));
     assert!(artifacts[0].data.len() <= limits::STEP_BYTES);
     assert_eq!(steps[0].outcome, Outcome::Partial);
     assert!(steps[0].reason.contains("bytes of the log were left out"), "{}", steps[0].reason);
