@@ -33,6 +33,7 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
     let title = match status {
         "paused" => "the guest is paused",
         "suspended" => "the guest sleeps: it suspended itself",
+        "prelaunch" | "preconfig" => "the guest was not started yet",
         "debug" => "the guest is stopped by a debugger",
         "io-error" => "the guest is paused, because its disk failed on the host",
         "internal-error" => "the guest is stopped, because the hypervisor failed",
@@ -46,4 +47,24 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
     finding.title = title.to_owned();
     finding.facts_for.push(format!("the run state in the hypervisor is {status}"));
     Some(finding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Class, diagnose};
+    use crate::evidence::Evidence;
+    use crate::evidence::qmp::{Apic, Cpu, Qmp, Registers};
+
+    #[test]
+    fn a_machine_that_was_not_started_is_no_panic() {
+        let apic = Some(Apic { enabled: false, timer_pending: false });
+        let cpu = Cpu { samples: vec![Registers::default(); 2], apic, ..Cpu::default() };
+        let judged = |status: &str| {
+            let qmp = Qmp { status: Some(status.to_owned()), cpus: vec![cpu.clone()] };
+            diagnose(&Evidence { qmp: Some(qmp), ..Evidence::default() })
+        };
+        assert_eq!(judged("running").class, Class::Panic);
+        let unstarted = judged("prelaunch");
+        assert_eq!((unstarted.class, &unstarted.subject[..]), (Class::Paused, "prelaunch"));
+    }
 }
