@@ -22,6 +22,11 @@ pub(crate) fn deadlock(evidence: &Evidence) -> Option<Finding> {
         1 => format!("deadlock: {} waits for a lock that it holds itself", names.concat()),
         _ => format!("deadlock: {} wait for each other", list(&names, FACTS)),
     };
+    let bystanders = bystanders(memory, &ring);
+    if !bystanders.is_empty() {
+        let wait = if bystanders.len() == 1 { "waits" } else { "wait" };
+        finding.title += &format!("; {} {wait} too", count(bystanders.len(), "bystander"));
+    }
     let traces: Vec<Trace> = tasks.iter().map(|task| trace(memory.stack(task))).collect();
     let mut frames: Vec<&Frame> =
         traces.iter().filter_map(|trace| waiting(&trace.calls()).1.first().copied()).collect();
@@ -29,8 +34,9 @@ pub(crate) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     frames.sort_by_key(|frame| frame.name());
     finding.subject = ring_subject(&frames);
     finding.callers = signature::callers(&frames);
-    finding.facts_for.extend(ring.iter().map(|wait| held_by(memory, wait)));
-    finding.facts_for.extend(victims(memory, &ring));
+    finding.facts_for.extend(ring.iter().take(FACTS).map(|wait| held_by(memory, wait)));
+    let said = bystanders.iter().map(|wait| format!("bystander: {}", held_by(memory, wait)));
+    finding.facts_for.extend(said.take(FACTS));
     look_again(evidence, &ring, &mut finding);
     Some(finding)
 }
@@ -123,14 +129,8 @@ fn held_by(memory: &Memory, wait: &Wait) -> String {
     }
 }
 
-fn victims(memory: &Memory, ring: &[&Wait]) -> Option<String> {
+/// Who waits for a lock and is in no ring.
+fn bystanders<'m>(memory: &'m Memory, ring: &[&Wait]) -> Vec<&'m Wait> {
     let ring: BTreeSet<u32> = ring.iter().map(|wait| wait.pid).collect();
-    let in_ring = |wait: &&Wait| ring.contains(&wait.pid);
-    let others: Vec<String> = memory
-        .waits
-        .iter()
-        .filter(|wait| !in_ring(wait))
-        .filter_map(|wait| memory.task(wait.pid).map(name))
-        .collect();
-    (!others.is_empty()).then(|| format!("also waiting for locks: {}", list(&others, FACTS)))
+    memory.waits.iter().filter(|wait| !ring.contains(&wait.pid)).collect()
 }
