@@ -141,3 +141,24 @@ fn what_was_seen_is_an_artifact_and_doubts_are_told() {
     assert_eq!(steps[0].outcome, Outcome::Partial);
     assert!(steps[0].reason.contains("bytes of the log were left out"), "{}", steps[0].reason);
 }
+
+#[test]
+fn a_budget_of_bytes_leaves_what_memory_tells_best() {
+    let memory = Memory { log: "[    1.000000] a line\n".repeat(5_000), ..Memory::default() };
+    let artifact = |kind, data| Artifact { kind, name: String::new(), data };
+    let mut capture = Capture {
+        artifacts: vec![
+            artifact(Kind::Memory, memory.to_bytes()),
+            artifact(Kind::Sysrq, vec![b'x'; 10_000]),
+        ],
+        steps: Vec::new(),
+    };
+    capture.hold_to(40_000);
+    let [memory, sysrq] = &capture.artifacts[..] else { panic!() };
+    assert!(memory.data.len() + sysrq.data.len() <= 40_000);
+    let kept = Memory::read(&memory.data).unwrap();
+    assert!(kept.log.len() > 16_000 && kept.log.starts_with("[ "), "{}", kept.log.len());
+    assert_eq!(capture.steps.len(), 2);
+    let cut = capture.steps.iter().find(|step| step.name == "memory (cut)").unwrap();
+    assert_eq!((cut.outcome, cut.bytes), (Outcome::Partial, memory.data.len() as u64));
+}
