@@ -131,3 +131,32 @@ pub const RECORDS: usize = 8;
 
 /// How much of one record is taken. A kernel packs some 30 KiB of its log into one.
 pub const RECORD_BYTES: usize = 64 * 1024;
+
+/// A look at the host's own files takes milliseconds, but those of a sick host may never answer. Twice
+/// that and the second between the looks fit into the budget of any capture.
+pub const HOST_LOOK: Duration = Duration::from_secs(3);
+
+/// The longest file that is read of the host: the mounts of one that runs hundreds of containers.
+pub const HOST_FILE_BYTES: u64 = 256 * 1024;
+
+/// Threads of a hypervisor: one a vCPU, and 64 or so that serve disks.
+pub const HOST_THREADS: usize = 512;
+
+/// Threads whose stack in the host's kernel is kept: at half a KiB each they leave room in first evidence.
+pub const HOST_STACKS: usize = 32;
+
+/// Descriptors of a hypervisor that are looked at: 1024 is where most systems end.
+pub const HOST_DESCRIPTORS: usize = 4096;
+
+/// Control groups of one hypervisor: libvirt makes one a vCPU.
+pub const HOST_CGROUPS: usize = 64;
+
+/// What is kept of the host's kernel log: a quarter of first evidence, some 150 lines.
+pub const HOST_LOG_BYTES: usize = 16 * 1024;
+
+/// How far back it is read. What made a guest fail stands in the minutes before: a hung task is told
+/// after two, and until an app has failed three rounds go by.
+pub const HOST_LOG_WINDOW: Duration = Duration::from_secs(600);
+
+/// Records of the host's kernel log that are read for that: its ring mostly holds some thousands.
+pub const HOST_LOG_RECORDS: usize = 100_000;

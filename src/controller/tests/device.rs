@@ -175,8 +175,7 @@ fn host() -> Host {
         name: name.to_owned(),
         state: "S".to_owned(),
         cpu_ms,
-        wait_ms: 0,
-        waits_in: String::new(),
+        ..Thread::default()
     };
     Host {
         pid: 4242,

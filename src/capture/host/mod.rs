@@ -1,0 +1,178 @@
+//! The host's view: what the hypervisor's process and its threads do, and what the host lets them.
+//!
+//! ```text
+//! look, a second, look again --> what each did in between --> one artifact
+//! ```
+//!
+//! Nothing here changes anything, and nothing here fails: what a host is built without or does not permit
+//! is not in the evidence, and where somebody could change that, [`Host::missing`] says so.
+
+mod cgroup;
+mod counters;
+mod descriptors;
+mod kernel_log;
+mod machine;
+mod root;
+mod threads;
+
+use super::Capture;
+use crate::base::limits;
+use crate::base::step::Step;
+use crate::evidence::host::{Host, Packets};
+use crate::evidence::report::Outcome;
+use crate::evidence::{Artifact, Kind};
+use crate::hypervisor::process::named;
+use descriptors::Descriptors;
+use root::Root;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Between the two looks: enough for a hundred ticks of the accounting clock.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Watches the process for a second, if that is wanted.
+pub(super) async fn watch(pid: Option<u32>, wanted: bool) -> Capture {
+    if !wanted {
+        return Capture::default();
+    }
+    let Some(pid) = pid else {
+        let reason = "the hypervisor's process is not known: its monitor cannot be connected to";
+        return Capture::nothing(Step::Host, Outcome::Failed, reason);
+    };
+    let started = Instant::now();
+    let Some(host) = twice(Root::new("/"), pid).await else {
+        let reason = "the host did not answer for its own files within 3 s";
+        return Capture::nothing(Step::Host, Outcome::Silent, reason);
+    };
+    let artifact = Artifact { kind: Kind::Host, name: String::new(), data: host.to_bytes() };
+    Capture::one(Step::Host, artifact, Outcome::Done, started.elapsed())
+}
+
+/// When a process was started, in ticks after boot: tells it from a later one of the same number.
+pub(super) fn started(pid: u32) -> Option<u64> {
+    let stat = Root::new("/").text(&format!("/proc/{pid}/stat")).ok()?;
+    named(&stat)?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Both looks, and what happened in between.
+async fn twice(root: Root, pid: u32) -> Option<Host> {
+    let there = root.clone();
+    let (first, open, missing) = within(move || {
+        let (open, missing) = opened(&there, pid);
+        (Look::take(&there, pid, &open), open, missing)
+    })
+    .await?;
+    let begun = Instant::now();
+    sleep(WATCH).await;
+    within(move || {
+        let second = Look::take(&root, pid, &open);
+        let mut host = second.since(first, &root, pid);
+        host.sampled_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        host.images = open.images;
+        host.missing.extend(missing);
+        machine::fill(&root, &mut host);
+        match kernel_log::look(&root) {
+            Ok(log) => host.log = log,
+            Err(error) => host.missing.push(format!("kernel log of the host: {error}")),
+        }
+        host
+    })
+    .await
+}
+
+/// A host that is sick may not answer even here; then its answer is not waited for.
+async fn within<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    timeout(limits::HOST_LOOK, spawn_blocking(look)).await.ok()?.ok()
+}
+
+fn opened(root: &Root, pid: u32) -> (Descriptors, Option<String>) {
+    match descriptors::look(root, pid) {
+        Ok(open) => (open, None),
+        Err(error) => (Descriptors::default(), Some(format!("disks and network devices: {error}"))),
+    }
+}
+
+/// All that is read twice.
+struct Look {
+    state: String,
+    threads: BTreeMap<u32, threads::Sample>,
+    cgroups: BTreeMap<String, cgroup::Sample>,
+    disks: BTreeMap<String, counters::DiskSample>,
+    taps: BTreeMap<String, Packets>,
+}
+
+impl Look {
+    fn take(root: &Root, pid: u32, open: &Descriptors) -> Self {
+        let threads = threads::look(root, pid);
+        let names: BTreeSet<&String> =
+            open.images.iter().map(|image| &image.disk).filter(|disk| !disk.is_empty()).collect();
+        let process = threads::sample(root, &format!("/proc/{pid}"));
+        Self {
+            state: process.map_or(String::new(), |process| process.state),
+            cgroups: cgroup::look(root, pid, threads.keys().copied()),
+            disks: counters::disks(root, names.into_iter()),
+            taps: counters::taps(root, pid, &open.taps),
+            threads,
+        }
+    }
+
+    fn since(self, first: Self, root: &Root, pid: u32) -> Host {
+        let (threads, stacks_kept_from_us) =
+            threads::compare(root, pid, &first.threads, self.threads);
+        let mut host = Host {
+            pid,
+            state: self.state,
+            rss_bytes: rss(root, pid),
+            threads,
+            cgroups: cgroup::compare(&first.cgroups, self.cgroups),
+            disks: counters::compare_disks(&first.disks, self.disks),
+            taps: counters::compare_taps(root, pid, &first.taps, self.taps),
+            ..Host::default()
+        };
+        if stacks_kept_from_us {
+            host.missing.push("stacks in the host's kernel: not permitted".to_owned());
+        }
+        host
+    }
+}
+
+fn rss(root: &Root, pid: u32) -> u64 {
+    const PAGE: u64 = 4096;
+    let statm = root.text(&format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0).saturating_mul(PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn we_are_seen() {
+        let us = std::process::id();
+        let host = twice(Root::new("/"), us).await.unwrap();
+        assert!(!host.threads.is_empty() && host.rss_bytes > 0 && !host.state.is_empty());
+        assert!(host.memory.is_some_and(|memory| memory.total_bytes > 0), "{host:?}");
+        assert!(host.sampled_ms >= 1000);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_gone() {
+        let empty = tempfile::tempdir().unwrap();
+        let host = twice(Root::new(empty.path()), 7).await.unwrap();
+        assert_eq!((host.state.as_str(), host.threads.len(), host.memory), ("", 0, None));
+        assert_eq!(host.missing.len(), 3, "{:?}", host.missing);
+    }
+
+    /// A QEMU that was started with `-S`, as this host showed it.
+    #[tokio::test]
+    async fn a_recorded_host_is_read() {
+        let tree = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/host/paused");
+        let mut host = twice(Root::new(tree), 3116).await.unwrap();
+        host.sampled_ms = 1000;
+        let json: serde_json::Value = serde_json::from_slice(&host.to_bytes()).unwrap();
+        insta::assert_snapshot!(serde_json::to_string_pretty(&json).unwrap());
+    }
+}
