@@ -342,7 +342,7 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
         erst: app.erst.clone(),
         flash: app.flash.clone(),
         qmp: app.qmp.clone(),
-        pid: None,
+        pid: app.life.pid,
         guest_agent: app.guest_agent.clone(),
         shell: scenario.probes().iter().any(Probe::has_shell),
         undo: Some(state.join("undo").join(app.id.to_string())),

@@ -91,6 +91,13 @@ fn the_envelope_is_eves() {
     assert!(container.sender_cert.is_empty());
 }
 
+#[test]
+fn whoever_a_later_version_blames_no_bundle_is_refused_for_it() {
+    let mut wire = wire::encode_bundle(&bundle());
+    wire.manifest.as_mut().unwrap().diagnosis.as_mut().unwrap().blame = "the moon".to_owned();
+    assert_eq!(wire::decode_bundle(wire).unwrap().diagnosis.blame, Blame::Unknown);
+}
+
 pub(super) fn device() -> (Signer, PublicKey) {
     let random = SystemRandom::new();
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();

@@ -45,7 +45,7 @@ pub struct Target {
     pub flash: Option<PathBuf>,
     /// The socket of the monitor.
     pub qmp: Option<PathBuf>,
-    /// The hypervisor's process, if it is known from before.
+    /// The hypervisor's process as it was known last. It may have ended since.
     pub pid: Option<u32>,
     /// The socket of the guest agent.
     pub guest_agent: Option<PathBuf>,
@@ -122,10 +122,7 @@ pub async fn capture(
     let wants_host = permitted.contains(&Step::Host);
     let wants_memory = permitted.contains(&Step::Memory);
     // Asked before the others, for a stopped process takes only so many connections.
-    let pid = match target.pid {
-        None if wants_host || wants_memory => monitor::pid(target.qmp.as_deref()).await,
-        known => known,
-    };
+    let pid = if wants_host || wants_memory { host::process(target).await } else { None };
     let looking = if wants_memory { Some(memory::begin(target, pid).await) } else { None };
     // The two looks at memory, registers and threads are a second apart, and the same second.
     let (monitor, host) = tokio::join!(

@@ -15,6 +15,7 @@ mod cpu;
 mod deadlock;
 mod functions;
 mod holders;
+mod host;
 mod life;
 mod log;
 mod memory;
@@ -56,7 +57,7 @@ pub struct Diagnosis {
 pub enum Class {
     /// The hypervisor's process is gone.
     VmmGone,
-    /// The hypervisor's process is stopped.
+    /// The hypervisor's process is stopped, or the host does not let it go on.
     VmmStopped,
     /// Somebody paused the guest.
     Paused,
@@ -87,6 +88,8 @@ pub enum Blame {
     GuestUserspace,
     /// The hypervisor or whoever controls it.
     Vmm,
+    /// The host: its CPUs, memory, disks.
+    Host,
     /// Not known.
     Unknown,
 }
@@ -145,7 +148,8 @@ impl fmt::Display for Class {
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::GuestKernel, Self::GuestUserspace, Self::Vmm, Self::Unknown];
+    pub const ALL: [Self; 5] =
+        [Self::GuestKernel, Self::GuestUserspace, Self::Vmm, Self::Host, Self::Unknown];
 
     /// The words for it.
     #[must_use]
@@ -154,6 +158,7 @@ impl Blame {
             Self::GuestKernel => "guest kernel",
             Self::GuestUserspace => "guest userspace",
             Self::Vmm => "vmm",
+            Self::Host => "host",
             Self::Unknown => "unknown",
         }
     }
@@ -181,11 +186,15 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     // A guest cannot live without its hypervisor, so whatever else was seen follows from it.
     vmm::gone,
     vmm::stopped,
+    host::frozen,
     vmm::paused,
     // A kernel that says that it gave up has done so, and everything else is its consequence.
     log::panic,
     record::panic,
     cpu::panic,
+    // Of a CPU that does not get to run, registers and clocks tell what no guest did.
+    host::stuck,
+    host::starved,
     // A CPU that takes no interrupts holds up the others, their tasks and their locks.
     memory::hard_lockup,
     cpu::hard_lockup,
@@ -198,6 +207,7 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     memory::deadlock,
     memory::frozen,
     memory::disk,
+    host::disk,
     // Those of a ring block each other and everybody else.
     deadlock::deadlock,
     memory::held,
@@ -234,6 +244,9 @@ pub fn diagnose(evidence: &Evidence) -> Diagnosis {
     findings.push(silent(evidence));
     let sure = findings.iter().position(|finding| finding.confidence > Confidence::Low);
     let mut finding = findings.swap_remove(sure.unwrap_or_default());
+    if finding.confidence == Confidence::Low && finding.blame != Blame::Host {
+        finding.facts_for.extend(host::remarks(evidence));
+    }
     finding.facts_for.extend(probes(evidence));
     finding.facts_for.extend(record::history(evidence));
     Diagnosis {

@@ -1,6 +1,6 @@
 //! The hypervisor's process and its run state: what the guest has no part in.
 
-use super::{Blame, Class, Confidence, Finding};
+use super::{Blame, Class, Confidence, Finding, host};
 use crate::evidence::Evidence;
 
 /// The process ended.
@@ -13,6 +13,7 @@ pub(super) fn gone(evidence: &Evidence) -> Option<Finding> {
         0 => "the host has no process for this app".to_owned(),
         pid => format!("the host has no live process {pid} any more"),
     });
+    host::ended(host, &mut finding);
     Some(finding)
 }
 
@@ -46,6 +47,9 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
     finding.subject = status.to_owned();
     finding.title = title.to_owned();
     finding.facts_for.push(format!("the run state in the hypervisor is {status}"));
+    if let Some(host) = evidence.host.as_ref().filter(|_| status == "io-error") {
+        host::disk_failed(host, &mut finding);
+    }
     Some(finding)
 }
 

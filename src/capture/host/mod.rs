@@ -15,13 +15,13 @@ mod machine;
 mod root;
 mod threads;
 
-use super::Capture;
+use super::{Capture, Target, monitor};
 use crate::base::limits;
 use crate::base::step::Step;
 use crate::evidence::host::{Host, Packets};
 use crate::evidence::report::Outcome;
 use crate::evidence::{Artifact, Kind};
-use crate::hypervisor::process::named;
+use crate::hypervisor::process::{listening_on, named, state};
 use descriptors::Descriptors;
 use root::Root;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,25 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Between the two looks: enough for a hundred ticks of the accounting clock.
 const WATCH: Duration = Duration::from_secs(1);
+
+/// The hypervisor's process. Behind a monitor that cannot be connected to it is the one that was known
+/// last, if that has ended or still is a hypervisor: its number may be another's by now.
+pub(super) async fn process(target: &Target) -> Option<u32> {
+    if let Some(pid) = monitor::pid(target.qmp.as_deref()).await {
+        return Some(pid);
+    }
+    let listens = target.qmp.as_deref().and_then(listening_on);
+    listens.or_else(|| target.pid.filter(|pid| has_ended(*pid) || is_hypervisor(*pid)))
+}
+
+fn has_ended(pid: u32) -> bool {
+    state(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
+}
+
+fn is_hypervisor(pid: u32) -> bool {
+    let name = Root::new("/").line(&format!("/proc/{pid}/comm")).unwrap_or_default();
+    ["qemu-", "cloud-hyper"].iter().any(|begin| name.starts_with(begin))
+}
 
 /// Watches the process for a second, if that is wanted.
 pub(super) async fn watch(pid: Option<u32>, wanted: bool) -> Capture {
@@ -156,6 +175,23 @@ mod tests {
         assert!(!host.threads.is_empty() && host.rss_bytes > 0 && !host.state.is_empty());
         assert!(host.memory.is_some_and(|memory| memory.total_bytes > 0), "{host:?}");
         assert!(host.sampled_ms >= 1000);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_known_is_taken_for_it_if_it_has_ended_or_is_a_hypervisor() {
+        let target = |pid| Target {
+            console: None,
+            console_log: None,
+            qmp: Some("/nowhere/qmp".into()),
+            pid: Some(pid),
+            guest_agent: None,
+            shell: false,
+            undo: None,
+            consent: crate::base::consent::Consent::Query,
+        };
+        let ended = u32::MAX;
+        assert_eq!(process(&target(ended)).await, Some(ended));
+        assert_eq!(process(&target(std::process::id())).await, None, "we are none");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ pub(super) use waits::{deadlock, frozen, held};
 
 use super::functions::{Wait, waiting};
 use super::say::{count, list, quoted};
-use super::{Blame, Class, Confidence, Finding};
+use super::{Blame, Class, Confidence, Finding, host};
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::ReportKind;
 use crate::evidence::memory::{Memory, Request, Task, trace};
@@ -39,9 +39,14 @@ pub(super) fn disk(evidence: &Evidence) -> Option<Finding> {
     finding.title = format!("{who} {wait} for I/O that does not complete, for {seconds} s");
     finding.facts_for.extend(oldest(memory));
     finding.facts_for.extend(waiting.iter().take(FACTS).map(|task| asleep(memory, task)));
-    finding
-        .facts_against
-        .push("Not known: whether the guest or the host fails its disk".to_owned());
+    let (of_host, fails) = host::disks(evidence);
+    finding.facts_for.extend(of_host);
+    if fails {
+        finding.blame = Blame::Host;
+    } else {
+        let unknown = "Not known: whether the guest or the host fails its disk";
+        finding.facts_against.push(unknown.to_owned());
+    }
     Some(finding)
 }
 

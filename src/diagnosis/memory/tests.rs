@@ -1,9 +1,10 @@
 //! Verdicts from memory alone.
 
-use super::super::{Class, Confidence, Diagnosis, diagnose};
+use super::super::{Blame, Class, Confidence, Diagnosis, diagnose};
 use crate::base::rung::{Answer, Rung};
 use crate::base::time::Timestamp;
 use crate::evidence::Evidence;
+use crate::evidence::host::{Disk, Host};
 use crate::evidence::memory::{Cpu, Lock, Memory, Progress, Registers, Request, Task, Wait};
 use crate::evidence::recorded::bytes;
 use crate::evidence::rounds::{Probe, Round, Rounds};
@@ -142,6 +143,23 @@ fn who_waits_still_when_sysrq_is_asked() {
     assert!(still.facts_for.contains(&"SysRq, asked later, shows all 2 wait still".to_owned()));
     let moved = later([263, 999]);
     assert_eq!(moved.facts_against, ["SysRq, asked later, does not show 1 of 2 wait any more"]);
+}
+
+#[test]
+fn a_disk_that_stalls_on_the_host_is_the_hosts() {
+    let with = |completed| {
+        let disk = Disk { name: "sda".to_owned(), completed, ..Disk::default() };
+        let disks = vec![Disk { in_flight_before: 2, in_flight: 3, ..disk }];
+        let host = Host { state: "S".to_owned(), sampled_ms: 1000, disks, ..Host::default() };
+        let memory = memory(&[(7, "writer", 'D', 31, 1)]);
+        diagnose(&Evidence { memory: Some(memory), host: Some(host), ..Evidence::default() })
+    };
+    let stalls = with(0);
+    assert_eq!((stalls.subject.as_str(), stalls.blame), ("disk-io", Blame::Host));
+    assert_eq!(stalls.facts_against, Vec::<String>::new());
+    let works = with(5);
+    assert_eq!((works.subject.as_str(), works.blame), ("disk-io", Blame::Unknown));
+    assert_eq!(works.facts_for[1], "the host's disk sda completed 5 requests");
 }
 
 #[test]

@@ -17,11 +17,11 @@ pub enum Said {
     Hung,
     /// It names this process or one of its threads.
     Named,
-    /// A disk or a file system of the host fails.
+    /// A disk below its images fails, or the file system on it.
     Storage,
     /// The host is too hot.
     Heat,
-    /// The host's kernel itself is not well: another process was killed or hangs, a CPU is stuck.
+    /// Something else of the host is not well: another disk fails, a process was killed, a CPU is stuck.
     Host,
 }
 
@@ -84,7 +84,8 @@ impl Host {
         } else if named {
             Some(Said::Named)
         } else if has(&STORAGE) {
-            Some(Said::Storage)
+            let is_below = self.disks.iter().any(|disk| names_disk(text, &disk.name));
+            Some(if is_below { Said::Storage } else { Said::Host })
         } else if has(&HEAT) {
             Some(Said::Heat)
         } else {
@@ -115,6 +116,24 @@ const STORAGE: [&str; 10] = [
 const HEAT: [&str; 3] =
     ["temperature above threshold", "cpu clock throttled", "critical temperature reached"];
 
+/// Whether a line is of this disk, or of the whole one that it is a part of.
+fn names_disk(text: &str, disk: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+    words.any(|word| word == disk || word == whole(disk))
+}
+
+/// `sda` of `sda1`, `nvme0n1` of `nvme0n1p3`; others are not divided.
+fn whole(disk: &str) -> &str {
+    let base = disk.trim_end_matches(|c: char| c.is_ascii_digit());
+    let numbered =
+        base.strip_suffix('p').filter(|whole| whole.ends_with(|c: char| c.is_ascii_digit()));
+    match numbered {
+        Some(whole) if base != disk => whole,
+        _ if ["sd", "vd", "hd", "xvd"].iter().any(|kind| base.starts_with(kind)) => base,
+        _ => disk,
+    }
+}
+
 /// Numbers that stand where the kernel writes a task's: `kvm [77]:`, `qemu[77]:`, `CPU 0/KVM:77 `,
 /// `process 77 (`, `pid=77,`.
 fn numbers(text: &str) -> impl Iterator<Item = u32> {
@@ -133,14 +152,15 @@ fn numbers(text: &str) -> impl Iterator<Item = u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Thread;
+    use super::super::{Disk, Thread};
     use super::*;
     use proptest::prelude::*;
 
     fn host(log: &[&str]) -> Host {
         let threads = vec![Thread { tid: 3120, ..Thread::default() }];
         let log = log.iter().map(|line| (*line).to_owned()).collect();
-        Host { pid: 3116, threads, log, ..Host::default() }
+        let disks = vec![Disk { name: "sda9".to_owned(), ..Disk::default() }];
+        Host { pid: 3116, threads, log, disks, ..Host::default() }
     }
 
     fn said(log: &[&str]) -> Vec<Said> {
@@ -157,13 +177,23 @@ mod tests {
             "[25469.000004]       Not tainted 6.18.44 #1",
             "[25469.000005] kvm [3116]: vcpu0, guest rIP: 0x1 ignored rdmsr: 0x122",
             "[25469.000006] I/O error, dev sda, sector 3116 op 0x1:(WRITE) flags 0x800",
+            "[25469.000006] EXT4-fs error (device sda9): ext4_find_entry:1455: inode #2",
+            "[25469.000006] I/O error, dev sdb, sector 1 op 0x1:(WRITE) flags 0x800",
             "[25469.000007] CPU0: Core temperature above threshold, cpu clock throttled",
             "[25469.000008] qemu-system-x86[3116]: segfault at 0 ip 000055 sp 00007f error 4",
             "[25469.000009] eth0: 3116 packets, 13116 of 3116.5",
         ];
         use Said::{Crashed, Heat, Host, Hung, Killed, Named, Storage};
-        assert_eq!(said(&log), [Killed, Host, Hung, Named, Storage, Heat, Crashed]);
+        let expected = [Killed, Host, Hung, Named, Storage, Storage, Host, Heat, Crashed];
+        assert_eq!(said(&log), expected);
         assert_eq!(host(&log).told()[0].line, log[1]);
+    }
+
+    #[test]
+    fn parts_of_a_disk_belong_to_it() {
+        let disks = ["sda9", "nvme0n1p3", "mmcblk0p2", "vda", "dm-0", "nvme0n1", "zd16", "p1"];
+        let whole = disks.map(whole);
+        assert_eq!(whole, ["sda", "nvme0n1", "mmcblk0", "vda", "dm-0", "nvme0n1", "zd16", "p1"]);
     }
 
     #[test]
