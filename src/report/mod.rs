@@ -4,6 +4,7 @@
 //! guest or a device wrote is made harmless on its way into text.
 
 mod excerpt;
+mod host;
 mod json;
 mod memory;
 mod missing;
@@ -64,6 +65,7 @@ pub fn contents(bundle: &Bundle, subject: &str, style: Style, more: &str) -> Vec
     let evidence = Evidence::read(&bundle.artifacts);
     let mut sections = Vec::new();
     sections.extend(section("Rounds that led here", timeline(&evidence.rounds.rounds), style));
+    sections.extend(section("What the host showed", host::text(&evidence), style));
     sections.extend(section("Steps of the capture", steps(&bundle.steps), style));
     sections.extend(section("What is missing", missing::text(&bundle.steps), style));
     sections.extend(section("What was collected", collected(&bundle.artifacts, more), style));
