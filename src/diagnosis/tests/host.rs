@@ -33,6 +33,22 @@ fn worth(diagnosis: &Diagnosis) -> (Class, &str, Blame, Confidence) {
     (diagnosis.class, &diagnosis.subject, diagnosis.blame, diagnosis.confidence)
 }
 
+/// Recorded from a QEMU.
+macro_rules! recorded {
+    ($file:literal) => {
+        Host::read(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/host/", $file)))
+            .unwrap()
+    };
+}
+
+/// It wrote to an image on a loop device whose own file lay on a file system that was frozen; and it was
+/// in a control group with less memory than its guest.
+#[test]
+fn what_real_hosts_did() {
+    let all = [recorded!("disk-stall.json"), recorded!("oom-kill.json")].map(of);
+    insta::assert_snapshot!(all.map(|diagnosis| prose(&diagnosis)).join("\n"));
+}
+
 #[test]
 fn the_hosts_kernel_tells_why_a_hypervisor_ended() {
     let gone = |line: &str| of(Host { pid: 70, log: vec![line.to_owned()], ..Host::default() });
