@@ -142,7 +142,7 @@ pub(super) fn starved(evidence: &Evidence) -> Option<Finding> {
     Some(finding)
 }
 
-/// A disk below the guest's does not complete what it is asked.
+/// A disk below the guest's does not complete what it is asked, and the guest itself does not tell.
 pub(super) fn disk(evidence: &Evidence) -> Option<Finding> {
     let host = evidence.host.as_ref()?;
     let disk = host.stalled_disks().next()?;
@@ -171,17 +171,19 @@ pub(super) fn disk(evidence: &Evidence) -> Option<Finding> {
     Some(finding)
 }
 
-/// Whether the host's disks below the guest's complete what they are asked, in sentences; and whether
-/// one does not.
-pub(super) fn disks(evidence: &Evidence) -> (Vec<String>, bool) {
-    let Some(host) = &evidence.host else { return (Vec::new(), false) };
-    let stalled = stalled(host);
+/// Whose fault it is that a guest's disk does not answer, if the host shows it.
+pub(super) fn whose_disk(evidence: &Evidence, finding: &mut Finding) {
+    let host = evidence.host.as_ref();
+    let stalled = host.map(stalled).unwrap_or_default();
     if !stalled.is_empty() {
-        return (stalled, true);
+        finding.blame = Blame::Host;
+        finding.facts_for.extend(stalled);
+        return;
     }
-    let works = |disk: &&Disk| disk.completed > 0;
-    let works = host.disks.iter().filter(works).take(FACTS).map(completed);
-    (works.collect(), false)
+    let works = host.iter().flat_map(|host| &host.disks).filter(|disk| disk.completed > 0);
+    finding.facts_for.extend(works.take(FACTS).map(completed));
+    let unknown = "Not known: whether the guest or the host fails its disk";
+    finding.facts_against.push(unknown.to_owned());
 }
 
 /// What else of the host may have to do with it, for want of a sure judgement.

@@ -207,11 +207,11 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     memory::deadlock,
     memory::frozen,
     memory::disk,
-    host::disk,
     // Those of a ring block each other and everybody else.
     deadlock::deadlock,
     memory::held,
     task::hung,
+    host::disk,
     // Nothing is wrong with the kernel.
     memory::stopped,
     memory::busy,

@@ -9,7 +9,7 @@
 use super::functions::Wait;
 use super::say::{places, quoted};
 use super::waiter::{self, Waiter};
-use super::{Blame, Class, Confidence, Finding, signature};
+use super::{Blame, Class, Confidence, Finding, host, signature};
 use crate::evidence::Evidence;
 use crate::evidence::trace::Frame;
 use std::cmp::Reverse;
@@ -36,6 +36,9 @@ pub(super) fn hung(evidence: &Evidence) -> Option<Finding> {
     finding.facts_for.extend(suspects.iter().map(|suspect| suspect.said()).take(FACTS));
     finding.facts_for.extend(victims.map(|victim| victim.said()).take(FACTS));
     finding.facts_against = unknown(&suspects);
+    if first.wait == Wait::Io {
+        host::whose_disk(evidence, &mut finding);
+    }
     Some(finding)
 }
 
@@ -124,12 +127,8 @@ fn unknown(suspects: &[&Waiter<'_>]) -> Vec<String> {
     if locks && suspects.iter().all(|suspect| suspect.holders.is_empty()) {
         facts.push("Not known: who holds the locks; stacks show only who waits".to_owned());
     }
-    match suspects.first().map(|first| first.wait) {
-        Some(Wait::Io) => {
-            facts.push("Not known: whether the guest or the host fails its disk".to_owned())
-        }
-        Some(Wait::Thaw) => facts.push("Not known: who froze the file system".to_owned()),
-        _ => {}
+    if suspects.first().is_some_and(|first| first.wait == Wait::Thaw) {
+        facts.push("Not known: who froze the file system".to_owned());
     }
     if locks && suspects.len() > 1 {
         facts.push("Not known: which of them blocks the others".to_owned());

@@ -39,14 +39,7 @@ pub(super) fn disk(evidence: &Evidence) -> Option<Finding> {
     finding.title = format!("{who} {wait} for I/O that does not complete, for {seconds} s");
     finding.facts_for.extend(oldest(memory));
     finding.facts_for.extend(waiting.iter().take(FACTS).map(|task| asleep(memory, task)));
-    let (of_host, fails) = host::disks(evidence);
-    finding.facts_for.extend(of_host);
-    if fails {
-        finding.blame = Blame::Host;
-    } else {
-        let unknown = "Not known: whether the guest or the host fails its disk";
-        finding.facts_against.push(unknown.to_owned());
-    }
+    host::whose_disk(evidence, &mut finding);
     Some(finding)
 }
 

@@ -136,6 +136,21 @@ fn a_disk_that_stalls_below_a_guest_is_the_hosts() {
 }
 
 #[test]
+fn a_disk_that_stalls_on_the_host_answers_whose_fault_a_hung_task_is() {
+    let mut evidence = Evidence::read(&case!("disk-stall-6.12":
+        "sysrq-backtrace-all-active-cpus" "sysrq-blocked-tasks"));
+    evidence.host = Some(Host { disks: vec![stalled()], ..host("S") });
+    let stalls = diagnose(&evidence);
+    assert_eq!(worth(&stalls), (Class::HungTask, "disk-io", Blame::Host, Confidence::High));
+    assert!(stalls.facts_against.is_empty(), "{:?}", stalls.facts_against);
+    // A deadlock is none of the host's, however slow its disks are.
+    let mut evidence = Evidence::read(&case!("mutex-deadlock-6.12": "sysrq-blocked-tasks"));
+    let disk = recorded!("disk-stall.json");
+    evidence.host = Some(Host { disks: disk.disks, threads: disk.threads, ..host("S") });
+    assert_eq!(diagnose(&evidence).class, Class::Deadlock);
+}
+
+#[test]
 fn a_disk_that_failed_is_told_with_the_reason() {
     let qmp = Qmp { status: Some("io-error".to_owned()), ..Qmp::default() };
     let mut host = host("S");
