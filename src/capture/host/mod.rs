@@ -62,7 +62,8 @@ pub(super) async fn watch(pid: Option<u32>, wanted: bool) -> Capture {
     };
     let started = Instant::now();
     let Some(host) = twice(Root::new("/"), pid).await else {
-        let reason = "the host did not answer for its own files within 3 s";
+        let within = limits::HOST_LOOK.as_secs();
+        let reason = format!("the host did not answer for its own files within {within} s");
         return Capture::nothing(Step::Host, Outcome::Silent, reason);
     };
     let artifact = Artifact { kind: Kind::Host, name: String::new(), data: host.to_bytes() };
@@ -167,6 +168,8 @@ fn rss(root: &Root, pid: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::fs;
 
     #[tokio::test]
     async fn we_are_seen() {
@@ -210,5 +213,52 @@ mod tests {
         host.sampled_ms = 1000;
         let json: serde_json::Value = serde_json::from_slice(&host.to_bytes()).unwrap();
         insta::assert_snapshot!(serde_json::to_string_pretty(&json).unwrap());
+    }
+
+    const FILES: [&str; 22] = [
+        "proc/7/stat",
+        "proc/7/status",
+        "proc/7/statm",
+        "proc/7/cgroup",
+        "proc/7/mountinfo",
+        "proc/7/net/dev",
+        "proc/7/fdinfo/5",
+        "proc/7/task/7/stat",
+        "proc/7/task/7/status",
+        "proc/7/task/7/schedstat",
+        "proc/7/task/7/wchan",
+        "proc/7/task/7/stack",
+        "proc/self/mountinfo",
+        "proc/uptime",
+        "proc/meminfo",
+        "proc/loadavg",
+        "proc/pressure/io",
+        "sys/class/block/a/stat",
+        "sys/class/thermal/thermal_zone0/temp",
+        "c/cpu.stat",
+        "c/cpu.max",
+        "dev/kmsg",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn any_host_is_read(texts in prop::collection::vec("(7 \\(q\\) R|18446744073709551615 ?|0::/a|1 2 3:4 / /c rw - cgroup2 x rw|\n|;|,|[:0-9] |\\) D|MemTotal: |MemAvailable: |some avg10=|iff: a|flags: 02|[^a]){0,40}", FILES.len())) {
+            let tree = tempfile::tempdir().unwrap();
+            for (file, text) in FILES.iter().zip(&texts) {
+                let path = tree.path().join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            fs::create_dir_all(tree.path().join("proc/7/fd")).unwrap();
+            std::os::unix::fs::symlink("/dev/a", tree.path().join("proc/7/fd/5")).unwrap();
+            let root = Root::new(tree.path());
+            let (open, _) = opened(&root, 7);
+            let first = Look::take(&root, 7, &open);
+            let mut host = Look::take(&root, 7, &open).since(first, &root, 7);
+            machine::fill(&root, &mut host);
+            host.log = kernel_log::look(&root).unwrap();
+            prop_assert_eq!(Host::read(&host.to_bytes()), Some(host));
+        }
     }
 }

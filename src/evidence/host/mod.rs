@@ -8,6 +8,7 @@ mod log;
 
 pub use log::{Said, Told};
 
+use crate::base::limits;
 use serde::{Deserialize, Serialize};
 
 /// The process, its threads, and what of the host it needs.
@@ -251,10 +252,16 @@ impl Pressure {
 }
 
 impl Host {
-    /// Reads what [`Host::to_bytes`] wrote.
+    /// Reads what [`Host::to_bytes`] wrote, so far as a host is believed to have so much.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+        let mut host: Self = serde_json::from_slice(bytes).ok()?;
+        host.threads.truncate(limits::HOST_THREADS);
+        host.cgroups.truncate(limits::HOST_CGROUPS);
+        host.images.truncate(limits::DISKS);
+        host.disks.truncate(limits::DISKS);
+        host.log.truncate(limits::HOST_LOG_BYTES);
+        Some(host)
     }
 
     /// As the data of an artifact.
