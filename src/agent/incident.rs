@@ -79,6 +79,8 @@ pub struct Failure<'a> {
     pub rounds: Rounds,
     /// Looks at its vCPUs from before.
     pub before: Vec<qmp::Reply>,
+    /// The hypervisor's process as it was seen last.
+    pub process: Option<u32>,
     /// Told how far the capture has come.
     pub tell: Tell<'a>,
 }
@@ -131,7 +133,7 @@ impl Desk {
 
     /// An incident begins: announces it, collects, diagnoses, seals.
     pub async fn begin(&self, failure: Failure<'_>) {
-        let Failure { app, scenario, rounds, before, tell } = failure;
+        let Failure { app, scenario, rounds, before, process, tell } = failure;
         let mut open = OpenIncident {
             incident: new_incident().to_string(),
             failed_at: Clock::wall(),
@@ -149,7 +151,8 @@ impl Desk {
         let turn = Turn::wait(&self.state, app.id, TURN).await;
         let domain = app.life.domain.as_deref();
         let heard = domain.and_then(|domain| self.log.history(domain));
-        let target = Target { heard, ..target(app, scenario, &self.state) };
+        let target = target(app, scenario, &self.state);
+        let target = Target { heard, pid: process.or(target.pid), ..target };
         let budget = scenario.budget();
         let budget = capture::Budget { time: budget.time, bytes: budget.bytes };
         let captured = capture::capture(&target, scenario.diagnose(), before, budget, tell).await;
@@ -397,7 +400,8 @@ mod tests {
     /// An agent sees the app fail, and ends.
     async fn begin(state: &Path, scenario: &Scenario) {
         let (app, rounds) = (app(7), Rounds { rounds: Vec::new() });
-        let failure = Failure { app: &app, scenario, rounds, before: Vec::new(), tell: &|_| {} };
+        let before = Vec::new();
+        let failure = Failure { app: &app, scenario, rounds, before, process: None, tell: &|_| {} };
         desk(state).begin(failure).await;
     }
 

@@ -137,7 +137,7 @@ impl Watched {
         tracing::debug!(%app, %scenario, %answer, state = %outcome.state, "round");
         self.tell(before);
         for turn in outcome.turns {
-            self.act(turn, desk, board).await;
+            self.act(turn, desk, board, boots.process()).await;
         }
         if answer == Answer::Alive {
             boots.learn(self.asker.app()).await;
@@ -191,7 +191,7 @@ impl Watched {
         heard
     }
 
-    async fn act(&mut self, turn: Turn, desk: &Desk, board: &Board) {
+    async fn act(&mut self, turn: Turn, desk: &Desk, board: &Board, process: Option<u32>) {
         let (app, scenario) = (self.asker.app(), &self.scenario);
         match turn {
             Turn::BecameSuspect => {
@@ -203,7 +203,7 @@ impl Watched {
                 board.show(self.shown());
                 let key = (app.id, scenario.name().clone());
                 let tell = |progress| board.capturing(&key, progress);
-                desk.begin(Failure { app, scenario, rounds, before, tell: &tell }).await;
+                desk.begin(Failure { app, scenario, rounds, before, process, tell: &tell }).await;
             }
             Turn::Ended(end) => desk.end(app, scenario, end),
             Turn::Flapping | Turn::Calm | Turn::Suppressed(_) => {

@@ -7,8 +7,7 @@ use super::{App, Chain, Clock};
 use crate::base::consent::Consent;
 use crate::base::time::Instant;
 use crate::hypervisor::boot::Boot;
-use crate::hypervisor::qmp::Monitor;
-use std::path::Path;
+use crate::hypervisor::qmp::{AskError, Monitor};
 use std::time::Duration;
 
 /// A monitor that does not answer costs a second of a round that was answered: not each time.
@@ -21,6 +20,8 @@ pub struct Boots {
     known: Boot,
     /// When the last one was noticed.
     noticed: Option<Instant>,
+    /// The process behind the monitor as it was seen last.
+    process: Option<u32>,
     not_before: Instant,
 }
 
@@ -31,12 +32,18 @@ impl Boots {
         self.noticed
     }
 
+    /// The hypervisor's process as it was seen last: one that has ended nobody can ask any more.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.process
+    }
+
     /// Looks at a guest that is well.
     pub async fn learn(&mut self, app: &App) {
         if Clock::now() < self.not_before {
             return;
         }
-        let Some(boot) = look(app).await else {
+        let Some(boot) = self.look(app).await else {
             self.not_before = Clock::now() + AGAIN;
             return;
         };
@@ -48,10 +55,21 @@ impl Boots {
 
     /// Looks at a guest that does not answer, though its hypervisor runs it.
     pub async fn follow(&mut self, app: &App) {
-        let Some(boot) = look(app).await else { return };
+        let Some(boot) = self.look(app).await else { return };
         if self.note(&boot) {
             self.known = boot;
         }
+    }
+
+    async fn look(&mut self, app: &App) -> Option<Boot> {
+        let path = app.qmp.as_deref().filter(|_| app.consent >= Consent::Query)?;
+        let told = |why: &dyn std::error::Error| {
+            tracing::debug!(app = %app.name, why = %Chain(why), "boot not looked at");
+        };
+        let monitor = Monitor::connect(path).await.inspect_err(|why| told(why));
+        let mut monitor = monitor.ok()?;
+        self.process = monitor.pid().or(self.process);
+        registers(&mut monitor).await.inspect_err(|why| told(why)).ok()
     }
 
     fn note(&mut self, boot: &Boot) -> bool {
@@ -63,16 +81,8 @@ impl Boots {
     }
 }
 
-async fn look(app: &App) -> Option<Boot> {
-    let path = app.qmp.as_deref().filter(|_| app.consent >= Consent::Query)?;
-    let registers = registers(path).await;
-    registers.inspect_err(|why| tracing::debug!(app = %app.name, %why, "boot not looked at")).ok()
-}
-
-async fn registers(monitor: &Path) -> Result<Boot, String> {
-    let mut monitor = Monitor::connect(monitor).await.map_err(|error| Chain(&error).to_string())?;
-    let text = monitor.ask_human("info registers -a").await;
-    let text = text.map_err(|error| Chain(&error).to_string())?;
+async fn registers(monitor: &mut Monitor) -> Result<Boot, AskError> {
+    let text = monitor.ask_human("info registers -a").await?;
     Ok(Boot::read(text.as_str().unwrap_or_default()))
 }
 
@@ -114,7 +124,7 @@ mod tests {
         let mut boots = Boots::default();
         boots.learn(&app).await;
         boots.follow(&app).await;
-        assert_eq!(boots.noticed(), None);
+        assert_eq!((boots.noticed(), boots.process()), (None, Some(std::process::id())));
         boots.follow(&app).await;
         let first = boots.noticed();
         assert!(first.is_some());
@@ -137,6 +147,6 @@ mod tests {
         };
         let mut boots = Boots::default();
         boots.follow(&app).await;
-        assert_eq!((look(&app).await, boots.noticed()), (None, None));
+        assert_eq!((boots.look(&app).await, boots.process()), (None, None));
     }
 }
