@@ -30,6 +30,15 @@ pub const QMP_LINE_BYTES: usize = 1024 * 1024;
 /// EVE's own monitor client waits behind us without a deadline, so the socket is never held longer.
 pub const QMP_HOLD: Duration = Duration::from_secs(1);
 
+/// Events that one connection to a monitor remembers; in its second a storm of errors may come.
+pub const QMP_EVENTS: usize = 32;
+
+/// What an event may tell. A guest that panics says in its event where.
+pub const QMP_EVENT_BYTES: usize = 1024;
+
+/// Devices, channels and the like that are read out of one list. A large VM has some fifty.
+pub const QMP_LISTED: usize = 256;
+
 /// Rounds of an app that are remembered as evidence.
 pub const ROUNDS_KEPT: usize = 16;
 
@@ -76,6 +85,17 @@ pub const PROBLEMS_SHOWN: usize = 50;
 
 /// Disks of one guest that are counted. EVE gives a guest a handful.
 pub const DISKS: usize = 64;
+
+/// Queues of one disk that are asked: QEMU gives a disk one for each vCPU.
+pub const DISK_QUEUES: usize = 16;
+
+/// Queues of any other device that are asked: those of a network card come in pairs.
+pub const VIRTIO_QUEUES: usize = 4;
+
+/// Queues that are asked of one monitor in a row: a fifth of the time for which it may be held, at the
+/// 0.6 ms that each takes.
+pub const QMP_QUEUES: usize = 300;
+
 /// Apps on one device: twice what the largest one is expected to run.
 pub const APPS: usize = 1000;
 

@@ -28,8 +28,22 @@ pub enum Query {
     Cpus,
     /// Registers and interrupt controllers of all vCPUs, twice.
     Registers,
-    /// Block devices and their counters.
+    /// Block devices, their counters and their queues, twice.
     Blocks,
+    /// Version, kind and size of the machine.
+    Machine,
+    /// The lines to the guest, and whether it has opened them.
+    Chardevs,
+    /// Whether it is on its way to another host.
+    Migration,
+    /// Memory that the guest gave back, and what it tells of the rest.
+    Balloon,
+    /// The devices that it was given.
+    Devices,
+    /// Interrupts by their number, and the controllers that all CPUs share.
+    Interrupts,
+    /// Virtio devices and what they have not completed.
+    Virtio,
 }
 
 /// A SysRq action by the kernel's own name.
@@ -80,7 +94,19 @@ impl Step {
 
 impl Query {
     /// All of them, in the order in which they are best asked.
-    pub const ALL: [Self; 4] = [Self::Status, Self::Cpus, Self::Registers, Self::Blocks];
+    pub const ALL: [Self; 11] = [
+        Self::Status,
+        Self::Cpus,
+        Self::Registers,
+        Self::Blocks,
+        Self::Machine,
+        Self::Chardevs,
+        Self::Migration,
+        Self::Balloon,
+        Self::Devices,
+        Self::Interrupts,
+        Self::Virtio,
+    ];
 
     /// The word in a scenario.
     #[must_use]
@@ -90,6 +116,13 @@ impl Query {
             Self::Cpus => "cpus",
             Self::Registers => "registers",
             Self::Blocks => "blocks",
+            Self::Machine => "machine",
+            Self::Chardevs => "chardevs",
+            Self::Migration => "migration",
+            Self::Balloon => "balloon",
+            Self::Devices => "devices",
+            Self::Interrupts => "interrupts",
+            Self::Virtio => "virtio",
         }
     }
 }

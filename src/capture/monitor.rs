@@ -1,22 +1,24 @@
-//! The monitor's view: run state, vCPUs, registers, block devices.
+//! The monitor's view: run state, vCPUs, disks, the machine around them.
 
-use super::{Capture, millis, report, shown};
+mod asking;
+
+use super::{Capture, report, shown};
 use crate::base::chain::Chain;
 use crate::base::step::{Query, Step};
 use crate::evidence::qmp::{Replies, Reply};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::{Artifact, Kind};
-use crate::hypervisor::qmp::{AskError, ConnectError, Monitor};
-use serde_json::{Value, json};
+use crate::hypervisor::qmp::{ConnectError, Monitor};
+use asking::Asking;
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-/// Between the two looks at the registers.
+/// Between the two looks at what moves.
 const APART: Duration = Duration::from_millis(900);
 
-/// More vCPUs than this are not asked for their interrupt controllers one by one.
-const APICS: usize = 64;
+/// What is looked at twice: it tells by what has changed.
+const MOVING: [Query; 2] = [Query::Registers, Query::Blocks];
 
 /// The process behind a monitor, which is told even when it does not greet.
 pub(super) async fn pid(path: Option<&Path>) -> Option<u32> {
@@ -29,12 +31,10 @@ pub(super) async fn pid(path: Option<&Path>) -> Option<u32> {
     }
 }
 
-/// One look at all registers.
+/// One look at all registers and disks.
 pub(super) async fn look(path: &Path) -> Vec<Reply> {
     let mut asking = Asking::new(Vec::new());
-    if let Ok(mut monitor) = Monitor::connect(path).await {
-        asking.human(&mut monitor, "info registers -a").await.ok();
-    }
+    look_again(&mut asking, path, &MOVING).await;
     asking.replies
 }
 
@@ -52,15 +52,16 @@ pub(super) async fn ask(path: Option<&Path>, queries: &[Query], before: Vec<Repl
     let mut asking = Asking::new(before);
     match Monitor::connect(path).await {
         Ok(mut monitor) => {
-            for query in queries {
-                capture.steps.push(asking.query(&mut monitor, *query).await);
+            // Each once, and the most telling first: they share a second.
+            for query in Query::ALL.into_iter().filter(|query| queries.contains(query)) {
+                capture.steps.push(asking.query(&mut monitor, query).await);
             }
-            drop(monitor);
-            if queries.contains(&Query::Registers) {
+            asking.leave(monitor);
+            let moving: Vec<Query> =
+                MOVING.into_iter().filter(|moves| queries.contains(moves)).collect();
+            if !moving.is_empty() {
                 sleep(APART).await;
-                if let Ok(mut monitor) = Monitor::connect(path).await {
-                    asking.human(&mut monitor, "info registers -a").await.ok();
-                }
+                look_again(&mut asking, path, &moving).await;
             }
         }
         Err(error) => {
@@ -82,78 +83,16 @@ pub(super) async fn ask(path: Option<&Path>, queries: &[Query], before: Vec<Repl
     capture
 }
 
+async fn look_again(asking: &mut Asking, path: &Path, moving: &[Query]) {
+    if let Ok(mut monitor) = Monitor::connect(path).await {
+        asking.again(&mut monitor, moving).await;
+        asking.leave(monitor);
+    }
+}
+
 fn all(queries: &[Query], outcome: Outcome, reason: &str) -> Vec<StepReport> {
     queries.iter().map(|query| report(Step::Qmp(*query), outcome, reason.to_owned())).collect()
 }
 
-/// The replies so far.
-struct Asking {
-    started: Instant,
-    replies: Vec<Reply>,
-}
-
-impl Asking {
-    fn new(before: Vec<Reply>) -> Self {
-        Self { started: Instant::now(), replies: before }
-    }
-
-    async fn query(&mut self, monitor: &mut Monitor, query: Query) -> StepReport {
-        let begun = Instant::now();
-        let from = self.replies.len();
-        let asked = match query {
-            Query::Status => self.machine(monitor, "query-status").await,
-            Query::Cpus => self.machine(monitor, "query-cpus-fast").await,
-            Query::Registers => self.registers(monitor).await,
-            Query::Blocks => match self.machine(monitor, "query-blockstats").await {
-                Ok(()) => self.machine(monitor, "query-block").await,
-                Err(error) => Err(error),
-            },
-        };
-        let mut report = match asked {
-            Ok(()) => report(Step::Qmp(query), Outcome::Done, String::new()),
-            Err(error) => {
-                let outcome = match error {
-                    AskError::Refused { .. } => Outcome::Refused,
-                    AskError::Late { .. } => Outcome::Silent,
-                    AskError::Gone { .. } | AskError::Rubbish { .. } => Outcome::Failed,
-                };
-                report(Step::Qmp(query), outcome, Chain(&error).to_string())
-            }
-        };
-        report.took_ms = millis(begun.elapsed());
-        report.bytes = self.replies[from..].iter().map(|r| r.value.to_string().len() as u64).sum();
-        report
-    }
-
-    async fn registers(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {
-        self.human(monitor, "info registers -a").await?;
-        let cpus = self.replies.iter().rfind(|reply| reply.command == "query-cpus-fast");
-        let count = cpus.and_then(|reply| reply.value.as_array()).map_or(0, Vec::len);
-        for cpu in 0..count.min(APICS) {
-            self.human(monitor, &format!("info lapic {cpu}")).await?;
-        }
-        Ok(())
-    }
-
-    async fn machine(&mut self, monitor: &mut Monitor, command: &str) -> Result<(), AskError> {
-        let asked = monitor.ask(command, json!({})).await;
-        self.keep(command.to_owned(), asked)
-    }
-
-    async fn human(&mut self, monitor: &mut Monitor, line: &str) -> Result<(), AskError> {
-        let asked = monitor.ask_human(line).await;
-        self.keep(format!("human-monitor-command {line}"), asked)
-    }
-
-    /// A refusal is evidence, too, and does not end the asking; anything else does.
-    fn keep(&mut self, command: String, asked: Result<Value, AskError>) -> Result<(), AskError> {
-        let (value, error) = match asked {
-            Ok(value) => (value, None),
-            Err(AskError::Refused { reason, .. }) => (Value::Null, Some(reason)),
-            Err(error) => return Err(error),
-        };
-        let after_ms = u64::from(millis(self.started.elapsed()));
-        self.replies.push(Reply { command, after_ms, value, error });
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

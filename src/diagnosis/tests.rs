@@ -180,7 +180,7 @@ fn the_hypervisor_comes_first() {
         assert_eq!(diagnose(&evidence).class, class);
     }
     for status in ["paused", "io-error", "shutdown"] {
-        evidence.qmp = Some(Qmp { status: Some(status.to_owned()), cpus: Vec::new() });
+        evidence.qmp = Some(Qmp { status: Some(status.to_owned()), ..Qmp::default() });
         let diagnosis = diagnose(&evidence);
         assert_eq!((diagnosis.class, diagnosis.subject.as_str()), (Class::Paused, status));
     }
@@ -195,7 +195,7 @@ fn cpu(index: u32, registers: Registers, timer_pending: bool) -> Cpu {
 #[test]
 fn a_cpu_that_sleeps_for_a_spin_lock_is_locked_up() {
     let sleeps = Registers { rip: 1 << 63, flags: 2, cpl: 0, halted: true };
-    let qmp = |pending| Qmp { status: None, cpus: vec![cpu(0, sleeps, pending)] };
+    let qmp = |pending| Qmp { cpus: vec![cpu(0, sleeps, pending)], ..Qmp::default() };
     let of = |qmp| diagnose(&Evidence { qmp: Some(qmp), ..Evidence::default() }).class;
     assert_eq!(of(qmp(true)), Class::HardLockup);
     // One that was switched off sleeps as well, but no timer waits for it.
@@ -205,7 +205,7 @@ fn a_cpu_that_sleeps_for_a_spin_lock_is_locked_up() {
 #[test]
 fn a_kernel_that_is_merely_busy_is_only_suspected() {
     let busy = Registers { rip: 1 << 63, flags: 0x202, cpl: 0, halted: false };
-    let qmp = Qmp { status: None, cpus: vec![cpu(0, busy, false)] };
+    let qmp = Qmp { cpus: vec![cpu(0, busy, false)], ..Qmp::default() };
     let diagnosis = diagnose(&Evidence { qmp: Some(qmp), ..Evidence::default() });
     assert_eq!((diagnosis.class, diagnosis.confidence), (Class::SoftLockup, Confidence::Low));
 }
@@ -223,7 +223,7 @@ fn a_guess_gives_way_to_what_is_known() {
 fn processes_may_take_all_cpus() {
     let process = Registers { rip: 0x40_0000, flags: 0x202, cpl: 3, halted: false };
     let mut evidence = Evidence::read(&case!("refused-6.12": "sysrq-blocked-tasks"));
-    evidence.qmp = Some(Qmp { status: None, cpus: vec![cpu(0, process, false)] });
+    evidence.qmp = Some(Qmp { cpus: vec![cpu(0, process, false)], ..Qmp::default() });
     let diagnosis = diagnose(&evidence);
     assert_eq!((diagnosis.class, diagnosis.subject.as_str()), (Class::UserspaceDead, "cpu"));
 }

@@ -1,6 +1,6 @@
 //! A guest's disks as the hypervisor counts them: do writes go on, does something hang?
 //!
-//! Pure: reads replies of the monitor and judges them over time. Counters count what was completed,
+//! Pure: judges over time what the monitor replied. Counters count what was completed,
 //! so a write that goes on reached the host's storage. It proves no process, though: a kernel writes
 //! by itself what processes left to it, for half a minute after they died.
 //!
@@ -12,32 +12,11 @@
 //!   no write, and nobody asks for any                 unknown: an idle guest is not a dead one
 //! ```
 
-use crate::base::limits;
 use crate::base::rung::{Finding, Rung};
 use crate::base::time::{Instant, Spoken};
-use serde_json::Value;
+use crate::evidence::qmp::disks::{Disk, Disks, short};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Disks by their names: the drive's, or else the device's.
-pub type Disks = BTreeMap<String, Disk>;
-
-/// One disk at one moment.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Disk {
-    /// The device's path in the hypervisor, by which its queues are asked.
-    pub path: Option<String>,
-    /// Reads completed.
-    pub reads: u64,
-    /// Writes and flushes completed.
-    pub writes: u64,
-    /// Reads, writes and flushes failed. Not discards: many a disk refuses those and is well.
-    pub failed: u64,
-    /// Since anything was completed, if the hypervisor tells.
-    pub idle: Option<Duration>,
-    /// Requests taken and not completed, if the hypervisor tells.
-    pub in_flight: Option<u64>,
-}
 
 /// What a scenario wants of the disks.
 #[derive(Clone, Debug)]
@@ -66,60 +45,6 @@ struct Seen {
     wrote: Option<Instant>,
     failed: Option<Instant>,
     pending: Option<Instant>,
-}
-
-/// Reads the reply to `query-blockstats`.
-#[must_use]
-pub fn disks(blockstats: &Value) -> Disks {
-    let all = blockstats.as_array().into_iter().flatten().take(limits::DISKS);
-    all.filter_map(disk).collect()
-}
-
-/// The paths of the disks whose queues can be asked, from the reply to `x-query-virtio`.
-#[must_use]
-pub fn queued(virtio: &Value) -> Vec<String> {
-    let all = virtio.as_array().into_iter().flatten();
-    let disks = all.filter(|device| text(device, "name") == Some("virtio-blk"));
-    disks.filter_map(|device| text(device, "path").map(str::to_owned)).take(limits::DISKS).collect()
-}
-
-/// Adds the reply to `x-query-virtio-queue-status` of one queue of a disk.
-pub fn add_queue(disks: &mut Disks, path: &str, status: &Value) {
-    let Some(in_use) = status.get("inuse").and_then(Value::as_u64) else { return };
-    for disk in disks.values_mut().filter(|disk| disk.path.as_deref() == Some(path)) {
-        disk.in_flight = Some(disk.in_flight.unwrap_or(0).saturating_add(in_use));
-    }
-}
-
-fn disk(device: &Value) -> Option<(String, Disk)> {
-    let path = text(device, "qdev").map(str::to_owned);
-    let of_drive = text(device, "device").map(str::to_owned);
-    let of_device = path.as_deref().map(|path| short(path).to_owned());
-    let of_node = text(device, "node-name").map(str::to_owned);
-    let name = of_drive.or(of_device).or(of_node)?;
-    let stats = device.get("stats")?;
-    let count = |key: &str| stats.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let sum = |keys: &[&str]| keys.iter().fold(0_u64, |sum, key| sum.saturating_add(count(key)));
-    let idle = stats.get("idle_time_ns").and_then(Value::as_u64);
-    let disk = Disk {
-        path,
-        reads: count("rd_operations"),
-        writes: sum(&["wr_operations", "flush_operations"]),
-        failed: sum(&["failed_rd_operations", "failed_wr_operations", "failed_flush_operations"]),
-        idle: idle.map(Duration::from_nanos),
-        in_flight: None,
-    };
-    Some((name, disk))
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get(key)?.as_str().filter(|text| !text.is_empty())
-}
-
-/// `disk0` of `/machine/peripheral/disk0/virtio-backend`.
-fn short(path: &str) -> &str {
-    let path = path.strip_suffix("/virtio-backend").unwrap_or(path);
-    path.rsplit('/').next().unwrap_or(path)
 }
 
 impl Progress {
@@ -278,7 +203,6 @@ mod tests {
     use super::*;
     use crate::base::rung::Answer;
     use proptest::prelude::*;
-    use serde_json::json;
 
     const WITHIN: Duration = Duration::from_secs(30);
 
@@ -288,7 +212,7 @@ mod tests {
 
     fn one(reads: u64, writes: u64, failed: u64, in_flight: Option<u64>) -> Disks {
         let path = Some("/machine/peripheral/vda/virtio-backend".to_owned());
-        let disk = Disk { path, reads, writes, failed, idle: None, in_flight };
+        let disk = Disk { path, reads, writes, failed, in_flight, ..Disk::default() };
         BTreeMap::from([("drive-vda".to_owned(), disk)])
     }
 
@@ -299,31 +223,6 @@ mod tests {
             format!("{at:>3} s {}: {}", found.answer, found.reason)
         });
         told.collect::<Vec<_>>().join("\n")
-    }
-
-    /// As QEMU 7.2 has it.
-    #[test]
-    fn replies_become_counters() {
-        let stats = json!([
-            {"device": "drive-vda", "qdev": "/machine/peripheral/vda/virtio-backend", "node-name": "#block1",
-             "stats": {"rd_operations": 13, "wr_operations": 5, "flush_operations": 3, "failed_wr_operations": 1,
-                       "failed_unmap_operations": 9, "idle_time_ns": 269_036_786}},
-            {"device": "", "qdev": "/machine/peripheral/vdb/virtio-backend", "stats": {"wr_operations": 1}},
-            {"device": "", "node-name": "cd", "stats": {}},
-            {"device": "", "stats": {}}, {"device": "x"}, 7
-        ]);
-        let mut disks = disks(&stats);
-        assert_eq!(disks.keys().collect::<Vec<_>>(), ["cd", "drive-vda", "vdb"]);
-        let virtio = json!([{"name": "virtio-net", "path": "/net"}, {"name": "virtio-blk", "path": "/machine/peripheral/vda/virtio-backend"}]);
-        let queued = queued(&virtio);
-        for _ in 0..2 {
-            add_queue(&mut disks, &queued[0], &json!({"inuse": 2, "queue-index": 0}));
-        }
-        let path = Some(queued[0].clone());
-        let idle = Some(Duration::from_nanos(269_036_786));
-        let vda = Disk { path, reads: 13, writes: 8, failed: 1, idle, in_flight: Some(4) };
-        assert_eq!(disks["drive-vda"], vda);
-        assert_eq!(disks["vdb"].in_flight, None);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use super::{
     Answer, App, BTreeMap, Chain, Clock, Duration, Finding, Heartbeat, Instant, Progress, Rung,
 };
-use crate::hypervisor::blocks::{self, Demand, Disks};
+use crate::base::limits;
+use crate::evidence::qmp::disks::{self, Disks};
+use crate::hypervisor::blocks::Demand;
 use crate::hypervisor::qmp::{AskError, Monitor};
 use serde_json::json;
 
@@ -16,20 +18,23 @@ pub(super) async fn written(app: &App, progress: &mut Progress, demand: &Demand<
         Ok(monitor) => monitor,
         Err(error) => return Finding::unknown(Rung::Storage, Chain(&error).to_string()),
     };
-    match disks(&mut monitor).await {
+    match counted(&mut monitor).await {
         Ok(disks) => progress.judge(&disks, demand, Clock::now()),
         Err(error) => Finding::unknown(Rung::Storage, Chain(&error).to_string()),
     }
 }
 
-async fn disks(monitor: &mut Monitor) -> Result<Disks, AskError> {
-    let mut disks = blocks::disks(&monitor.ask("query-blockstats", json!({})).await?);
+async fn counted(monitor: &mut Monitor) -> Result<Disks, AskError> {
+    let mut disks = disks::disks(&monitor.ask("query-blockstats", json!({})).await?);
     // Hypervisors before 7.2 do not know their queues; then nothing is known to be in flight.
     let Ok(virtio) = monitor.ask("x-query-virtio", json!({})).await else { return Ok(disks) };
-    for path in blocks::queued(&virtio) {
-        let queue = json!({ "path": path, "queue": 0 });
-        if let Ok(status) = monitor.ask("x-query-virtio-queue-status", queue).await {
-            blocks::add_queue(&mut disks, &path, &status);
+    for path in disks::queued(&virtio) {
+        for queue in 0..limits::DISK_QUEUES {
+            let which = json!({ "path": path, "queue": queue });
+            match monitor.ask("x-query-virtio-queue-status", which).await {
+                Ok(status) => disks::add_queue(disks.values_mut(), &path, &status),
+                Err(_) => break,
+            }
         }
     }
     Ok(disks)

@@ -3,10 +3,16 @@
 //! An artifact holds the replies as they came ([`Replies`]); only what is needed is read out of
 //! them, tolerantly: a field that is missing or new is no error.
 
+pub mod disks;
+pub mod machine;
 mod monitor;
 
+use crate::base::limits;
+use disks::{Disk, Drive};
+use machine::{Balloon, Channel, Event, Machine, Virtio};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// QEMU allows 288 vCPUs on a PC, 1024 in newer versions.
 const CPUS_KEPT: usize = 1024;
@@ -18,7 +24,8 @@ pub struct Replies(pub Vec<Reply>);
 /// One question and what came back.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Reply {
-    /// The command, such as `query-status` or `human-monitor-command info registers -a`.
+    /// The command and what it was asked about, such as `query-status`, `human-monitor-command info
+    /// registers -a` or `x-query-virtio-queue-status /machine/peripheral/vda/virtio-backend 0`.
     pub command: String,
     /// Milliseconds after the first question.
     pub after_ms: u64,
@@ -36,6 +43,24 @@ pub struct Qmp {
     pub status: Option<String>,
     /// One per vCPU.
     pub cpus: Vec<Cpu>,
+    /// Every look at its disks, in time.
+    pub disks: BTreeMap<String, Vec<Disk>>,
+    /// What the hypervisor was told of the disks.
+    pub drives: BTreeMap<String, Drive>,
+    /// The machine itself.
+    pub machine: Machine,
+    /// The lines to the guest and to the monitors.
+    pub channels: Vec<Channel>,
+    /// How far it was moved to another host, by the hypervisor's own word; if it ever was.
+    pub migration: Option<String>,
+    /// Its balloon, if it has one.
+    pub balloon: Option<Balloon>,
+    /// Names and kinds of the devices that it was given.
+    pub devices: Vec<(String, String)>,
+    /// Its virtio devices, by path.
+    pub virtio: BTreeMap<String, Virtio>,
+    /// What happened while the monitor was asked.
+    pub events: Vec<Event>,
 }
 
 /// One vCPU.
@@ -123,7 +148,64 @@ impl Qmp {
                     self.with_cpu(index, |cpu| cpu.apic = Some(apic));
                 }
             }
+            command => {
+                self.take_disks(command, &reply.value);
+                self.take_devices(command, &reply.value);
+                self.machine.take(command, &reply.value);
+            }
+        }
+    }
+
+    fn take_disks(&mut self, command: &str, value: &Value) {
+        match command {
+            "query-blockstats" => {
+                for (name, disk) in disks::disks(value) {
+                    self.disks.entry(name).or_default().push(disk);
+                }
+            }
+            "query-block" => self.drives = disks::drives(value),
             _ => {}
+        }
+    }
+
+    fn take_devices(&mut self, command: &str, value: &Value) {
+        let (question, about) = command.split_once(' ').unwrap_or((command, ""));
+        let path = about.split(' ').next().unwrap_or_default();
+        match question {
+            "query-chardev" => self.channels = Channel::all(value),
+            "query-migrate" => {
+                self.migration = value.get("status").and_then(Value::as_str).map(str::to_owned);
+            }
+            "query-balloon" => {
+                let actual_bytes = value.get("actual").and_then(Value::as_u64);
+                self.balloon = actual_bytes.map(|_| Balloon { actual_bytes, ..Balloon::default() });
+            }
+            "qom-get" if about.ends_with(" guest-stats") => {
+                self.balloon.get_or_insert_default().take_stats(value);
+            }
+            "qom-list" => {
+                let room = limits::QMP_LISTED.saturating_sub(self.devices.len());
+                self.devices.extend(machine::devices(value).take(room));
+            }
+            "x-query-virtio-status" => {
+                self.with_virtio(path, |device| device.take_status(value));
+            }
+            "x-query-virtio-queue-status" => {
+                self.with_virtio(path, |device| device.take_queue(value));
+                let last = self.disks.values_mut().filter_map(|looks| looks.last_mut());
+                disks::add_queue(last, path, value);
+            }
+            "event" if self.events.len() < limits::QMP_EVENTS => {
+                self.events.push(Event::read(about, value));
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes a device, which is made if it is not there.
+    fn with_virtio(&mut self, path: &str, change: impl FnOnce(&mut Virtio)) {
+        if self.virtio.len() < limits::QMP_LISTED || self.virtio.contains_key(path) {
+            change(self.virtio.entry(path.to_owned()).or_default());
         }
     }
 

@@ -28,6 +28,7 @@ pub struct Monitor {
     deadline: Instant,
     pid: Option<u32>,
     path: PathBuf,
+    events: Vec<(String, Value)>,
 }
 
 /// Why a monitor cannot be asked at all.
@@ -116,7 +117,8 @@ impl Monitor {
         };
         let pid = stream.peer_cred().ok().and_then(|cred| u32::try_from(cred.pid()?).ok());
         let path = path.to_owned();
-        let mut monitor = Self { stream, session: Session::default(), deadline, pid, path };
+        let (session, events) = (Session::default(), Vec::new());
+        let mut monitor = Self { stream, session, deadline, pid, path, events };
         match monitor.next("greeting").await {
             Ok(Message::Greeting) => {}
             Ok(_) | Err(AskError::Rubbish { .. }) => {
@@ -156,6 +158,7 @@ impl Monitor {
                 Message::Error { id: of, reason } if of == id => {
                     return Err(AskError::Refused { command: command.to_owned(), reason });
                 }
+                Message::Event { name, value } => self.note(name, value),
                 Message::Return { .. }
                 | Message::Error { .. }
                 | Message::Greeting
@@ -171,6 +174,24 @@ impl Monitor {
     /// As [`Monitor::ask`].
     pub async fn ask_human(&mut self, line: &str) -> Result<Value, AskError> {
         self.ask("human-monitor-command", json!({ "command-line": line })).await
+    }
+
+    /// What happened while it was asked: the names of the events and the whole messages, the first ones.
+    #[must_use]
+    pub fn into_events(self) -> Vec<(String, Value)> {
+        self.events
+    }
+
+    fn note(&mut self, mut name: String, mut value: Value) {
+        if self.events.len() == limits::QMP_EVENTS {
+            return;
+        }
+        name.retain(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-'));
+        name.truncate(limits::QMP_EVENT_BYTES);
+        if value.to_string().len() > limits::QMP_EVENT_BYTES {
+            value = json!({ "timestamp": value.get("timestamp") });
+        }
+        self.events.push((name, value));
     }
 
     async fn next(&mut self, command: &str) -> Result<Message, AskError> {

@@ -21,7 +21,9 @@ pub(super) enum Message {
     Return { id: u64, value: Value },
     /// The refusal of a command.
     Error { id: u64, reason: String },
-    /// An event, or what a later version says.
+    /// Something happened; `value` is the whole message.
+    Event { name: String, value: Value },
+    /// What a later version says.
     Other,
 }
 
@@ -73,7 +75,10 @@ impl Message {
                 Self::Error { id, reason: reason.as_str().unwrap_or_default().to_owned() }
             }
             _ if value.get("QMP").is_some() => Self::Greeting,
-            _ => Self::Other,
+            _ => match value.get("event").and_then(Value::as_str) {
+                Some(name) => Self::Event { name: name.to_owned(), value },
+                None => Self::Other,
+            },
         }
     }
 }
@@ -92,7 +97,11 @@ mod tests {
             b"{\"QMP\": {\"version\": {}}}\r\n{\"event\": \"NEW_IN_11\", \"x\": 1}\r\n{\"ret",
         );
         assert_eq!(session.next_message().unwrap(), Some(Message::Greeting));
-        assert_eq!(session.next_message().unwrap(), Some(Message::Other));
+        let event = Message::Event {
+            name: "NEW_IN_11".to_owned(),
+            value: json!({"event": "NEW_IN_11", "x": 1}),
+        };
+        assert_eq!(session.next_message().unwrap(), Some(event));
         assert_eq!(session.next_message().unwrap(), None);
         session.feed(b"urn\": {\"status\": \"running\"}, \"id\": 1}\r\n");
         let value = json!({"status": "running"});
