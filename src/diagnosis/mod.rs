@@ -13,6 +13,7 @@
 
 mod cpu;
 mod deadlock;
+mod disk;
 mod functions;
 mod holders;
 mod host;
@@ -71,7 +72,7 @@ pub enum Class {
     SoftLockup,
     /// Tasks wait for each other's locks.
     Deadlock,
-    /// Tasks wait for what never comes.
+    /// Tasks wait for what never comes, or for a disk that fails.
     HungTask,
     /// The kernel lives, but no process answers.
     UserspaceDead,
@@ -206,6 +207,8 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     // Who holds a lock is known from memory, and guessed from stacks.
     memory::deadlock,
     memory::frozen,
+    // What the host does not complete keeps tasks waiting, and those that wait for their locks.
+    disk::stalled,
     memory::disk,
     // Those of a ring block each other and everybody else.
     deadlock::deadlock,
@@ -216,6 +219,7 @@ const JUDGES: &[fn(&Evidence) -> Option<Finding>] = &[
     memory::stopped,
     memory::busy,
     memory::killed,
+    disk::fails,
     userspace::dead,
     log::survived,
     log::stall,

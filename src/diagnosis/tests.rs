@@ -24,6 +24,7 @@ macro_rules! case {
     };
 }
 
+mod disks;
 mod host;
 mod locks;
 mod records;

@@ -1,6 +1,6 @@
 //! The hypervisor's process and its run state: what the guest has no part in.
 
-use super::{Blame, Class, Confidence, Finding, host};
+use super::{Blame, Class, Confidence, Finding, disk, host};
 use crate::evidence::Evidence;
 
 /// The process ended.
@@ -30,7 +30,8 @@ pub(super) fn stopped(evidence: &Evidence) -> Option<Finding> {
 /// The hypervisor does not run the guest. What it says when the guest panicked is no judgement of
 /// this kind: the panic is.
 pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
-    let status = evidence.qmp.as_ref()?.status.as_deref()?;
+    let qmp = evidence.qmp.as_ref()?;
+    let status = qmp.status.as_deref()?;
     let title = match status {
         "paused" => "the guest is paused",
         "suspended" => "the guest sleeps: it suspended itself",
@@ -39,6 +40,9 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
         "io-error" => "the guest is paused, because its disk failed on the host",
         "internal-error" => "the guest is stopped, because the hypervisor failed",
         "shutdown" => "the guest has shut down",
+        "prelaunch" => "the guest was not started yet",
+        "inmigrate" => "the guest is on its way from another host",
+        "postmigrate" => "the guest has moved to another host",
         _ => return None,
     };
     let blame =
@@ -47,6 +51,7 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
     finding.subject = status.to_owned();
     finding.title = title.to_owned();
     finding.facts_for.push(format!("the run state in the hypervisor is {status}"));
+    finding.facts_for.extend(disk::stopped_for(qmp));
     if let Some(host) = evidence.host.as_ref().filter(|_| status == "io-error") {
         host::disk_failed(host, &mut finding);
     }
@@ -64,7 +69,7 @@ mod tests {
         let apic = Some(Apic { enabled: false, timer_pending: false });
         let cpu = Cpu { samples: vec![Registers::default(); 2], apic, ..Cpu::default() };
         let judged = |status: &str| {
-            let qmp = Qmp { status: Some(status.to_owned()), cpus: vec![cpu.clone()] };
+            let qmp = Qmp { status: Some(status.to_owned()), cpus: vec![cpu.clone()], ..Qmp::default() };
             diagnose(&Evidence { qmp: Some(qmp), ..Evidence::default() })
         };
         assert_eq!(judged("running").class, Class::Panic);
