@@ -40,7 +40,6 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
         "io-error" => "the guest is paused, because its disk failed on the host",
         "internal-error" => "the guest is stopped, because the hypervisor failed",
         "shutdown" => "the guest has shut down",
-        "prelaunch" => "the guest was not started yet",
         "inmigrate" => "the guest is on its way from another host",
         "postmigrate" => "the guest has moved to another host",
         _ => return None,

@@ -5,6 +5,7 @@
 
 mod excerpt;
 mod host;
+mod hypervisor;
 mod json;
 mod memory;
 mod missing;
@@ -66,6 +67,8 @@ pub fn contents(bundle: &Bundle, subject: &str, style: Style, more: &str) -> Vec
     let mut sections = Vec::new();
     sections.extend(section("Rounds that led here", timeline(&evidence.rounds.rounds), style));
     sections.extend(section("What the host showed", host::text(&evidence), style));
+    let told = evidence.qmp.as_ref().map(hypervisor::text).unwrap_or_default();
+    sections.extend(section("What the hypervisor tells", told, style));
     sections.extend(section("Steps of the capture", steps(&bundle.steps), style));
     sections.extend(section("What is missing", missing::text(&bundle.steps), style));
     sections.extend(section("What was collected", collected(&bundle.artifacts, more), style));
