@@ -14,7 +14,8 @@ pub type Disks = BTreeMap<String, Disk>;
 /// One disk at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Disk {
-    /// The device's path in the hypervisor, by which its queues are asked.
+    /// The device's path in the hypervisor, by which its queues are asked; or its name alone, where the
+    /// device is no part of a larger one.
     pub path: Option<String>,
     /// Reads completed.
     pub reads: u64,
@@ -79,7 +80,7 @@ pub fn add_queue<'a>(disks: impl Iterator<Item = &'a mut Disk>, path: &str, stat
     if number("vring-num").is_some_and(|size| in_use > size) {
         return;
     }
-    for disk in disks.filter(|disk| disk.path.as_deref() == Some(path)) {
+    for disk in disks.filter(|disk| disk.is_at(path)) {
         disk.in_flight = Some(disk.in_flight.unwrap_or(0).saturating_add(in_use));
     }
 }
@@ -92,6 +93,12 @@ pub fn short(path: &str) -> &str {
 }
 
 impl Disk {
+    fn is_at(&self, path: &str) -> bool {
+        let own = self.path.as_deref();
+        own == Some(path)
+            || own.is_some_and(|own| path.strip_prefix("/machine/peripheral/") == Some(own))
+    }
+
     /// For how long it has completed none of the requests that it had at an `earlier` look already; only
     /// if both looks found some, and none came to an end in between.
     #[must_use]
