@@ -30,6 +30,9 @@ pub const QMP_LINE_BYTES: usize = 1024 * 1024;
 /// EVE's own monitor client waits behind us without a deadline, so the socket is never held longer.
 pub const QMP_HOLD: Duration = Duration::from_secs(1);
 
+/// A picture of the guest's screen. Half the budget of a capture: more is not worth the uplink.
+pub const SCREEN_BYTES: usize = 2 * 1024 * 1024;
+
 /// Events that one connection to a monitor remembers; in its second a storm of errors may come.
 pub const QMP_EVENTS: usize = 32;
 

@@ -44,6 +44,8 @@ pub enum Query {
     Interrupts,
     /// Virtio devices and what they have not completed.
     Virtio,
+    /// A picture of what it shows.
+    Screenshot,
 }
 
 /// A SysRq action by the kernel's own name.
@@ -94,7 +96,7 @@ impl Step {
 
 impl Query {
     /// All of them, in the order in which they are best asked.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Status,
         Self::Cpus,
         Self::Registers,
@@ -106,6 +108,7 @@ impl Query {
         Self::Devices,
         Self::Interrupts,
         Self::Virtio,
+        Self::Screenshot,
     ];
 
     /// The word in a scenario.
@@ -123,6 +126,7 @@ impl Query {
             Self::Devices => "devices",
             Self::Interrupts => "interrupts",
             Self::Virtio => "virtio",
+            Self::Screenshot => "screenshot",
         }
     }
 }

@@ -80,6 +80,9 @@ pub(super) async fn ask(path: Option<&Path>, queries: &[Query], before: Vec<Repl
         let data = Replies(asking.replies).to_bytes();
         capture.artifacts.push(Artifact { kind: Kind::Qmp, name: String::new(), data });
     }
+    if let Some(data) = asking.picture {
+        capture.artifacts.push(Artifact { kind: Kind::Screenshot, name: String::new(), data });
+    }
     capture
 }
 

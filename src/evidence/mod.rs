@@ -52,6 +52,8 @@ pub enum Kind {
     Memory,
     /// JSON: [`pstore::Records`].
     Records,
+    /// PNG: what the guest showed on its screen. Nothing is read out of it; it is for people.
+    Screenshot,
     /// Written by a later version of this program.
     Other,
 }
@@ -90,13 +92,14 @@ impl Artifact {
             Kind::Rounds => "rounds",
             Kind::Memory => "memory",
             Kind::Records => "records",
+            Kind::Screenshot => "screenshot",
             Kind::Other => "other",
         };
         let name = harmless_line(self.name.as_bytes());
         if name.is_empty() { kind.to_owned() } else { format!("{kind}-{name}") }
     }
 
-    /// Cuts it to so many bytes, or fewer: half a JSON says nothing.
+    /// Cuts it to so many bytes, or fewer: half a JSON says nothing, and half a picture is none.
     pub fn cut_to(&mut self, bytes: usize) {
         match self.kind {
             Kind::Console | Kind::Sysrq => self.data.truncate(bytes),
@@ -104,9 +107,12 @@ impl Artifact {
                 let memory = memory::Memory::read(&self.data).and_then(|memory| memory.fit(bytes));
                 self.data = memory.map(|memory| memory.to_bytes()).unwrap_or_default();
             }
-            Kind::Qmp | Kind::Host | Kind::Rounds | Kind::Records | Kind::Other => {
-                self.data.clear();
-            },
+            Kind::Qmp
+            | Kind::Host
+            | Kind::Rounds
+            | Kind::Records
+            | Kind::Screenshot
+            | Kind::Other => self.data.clear(),,
         }
     }
 }
@@ -126,7 +132,7 @@ impl Evidence {
                 Kind::Rounds => evidence.rounds = rounds::Rounds::read(&artifact.data),
                 Kind::Memory => evidence.memory = memory::Memory::read(&artifact.data),
                 Kind::Records => evidence.records = pstore::Records::read(&artifact.data),
-                Kind::Other => {}
+                Kind::Screenshot | Kind::Other => {}
             }
         }
         // What the kernel said is whole in its memory, whatever reached the console.

@@ -11,5 +11,6 @@ pub mod chardev;
 pub mod process;
 pub mod qmp;
 pub mod ram;
+pub mod screen;
 pub mod stores;
 pub mod vcpu;

@@ -11,6 +11,7 @@ use crate::capture::millis;
 use crate::evidence::qmp::{Reply, disks};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::hypervisor::qmp::{AskError, Monitor};
+use crate::hypervisor::screen;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ const DEVICES: [&str; 2] = ["/machine/peripheral", "/machine/peripheral-anon"];
 pub(super) struct Asking {
     started: Instant,
     pub(super) replies: Vec<Reply>,
+    /// What the guest shows, as PNG.
+    pub(super) picture: Option<Vec<u8>>,
     /// How many queues may still be asked for.
     queues_left: usize,
 }
@@ -31,7 +34,7 @@ pub(super) struct Asking {
 impl Asking {
     pub(super) fn new(before: Vec<Reply>) -> Self {
         let queues_left = limits::QMP_QUEUES;
-        Self { started: Instant::now(), replies: before, queues_left }
+        Self { started: Instant::now(), replies: before, picture: None, queues_left }
     }
 
     /// Asks one word of a scenario.
@@ -42,24 +45,26 @@ impl Asking {
         let replies = &self.replies[from..];
         let mut report = match asked {
             Ok(()) => match refusal(replies) {
-                Some(reason) => {
-                    let reason = format!("not available: {reason}");
-                    report(Step::Qmp(query), Outcome::Skipped, reason)
-                }
+                Some(reason) => unavailable(query, reason),
                 None => report(Step::Qmp(query), Outcome::Done, String::new()),
             },
-            Err(error) => {
-                let outcome = match error {
-                    AskError::Refused { .. } => Outcome::Refused,
-                    AskError::Late { .. } if replies.is_empty() => Outcome::Silent,
-                    AskError::Late { .. } => Outcome::Partial,
-                    AskError::Gone { .. } | AskError::Rubbish { .. } => Outcome::Failed,
-                };
-                report(Step::Qmp(query), outcome, Chain(&error).to_string())
-            }
+            Err(error) => match error {
+                AskError::Refused { ref reason, .. } => unavailable(query, reason),
+                AskError::Late { .. } => {
+                    let some = !replies.is_empty();
+                    let outcome = if some { Outcome::Partial } else { Outcome::Silent };
+                    report(Step::Qmp(query), outcome, Chain(&error).to_string())
+                }
+                AskError::Gone { .. } | AskError::Rubbish { .. } => {
+                    report(Step::Qmp(query), Outcome::Failed, Chain(&error).to_string())
+                }
+            },
         };
         report.took_ms = millis(begun.elapsed());
         report.bytes = replies.iter().map(|reply| reply.value.to_string().len() as u64).sum();
+        if query == Query::Screenshot {
+            report.bytes = self.picture.as_ref().map_or(0, Vec::len) as u64;
+        }
         report
     }
 
@@ -82,6 +87,7 @@ impl Asking {
                 self.human(monitor, "info pic").await
             }
             Query::Virtio => self.virtio(monitor).await,
+            Query::Screenshot => self.screenshot(monitor).await,
         }
     }
 
@@ -177,6 +183,18 @@ impl Asking {
         Ok(())
     }
 
+    async fn screenshot(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {
+        let refused =
+            |reason: String| AskError::Refused { command: "screendump".to_owned(), reason };
+        self.picture = Some(screen::picture(monitor).await.map_err(|error| match error {
+            screen::Error::Monitor(error) => error,
+            screen::Error::NotRunning | screen::Error::File(_) | screen::Error::Large { .. } => {
+                refused(Chain(&error).to_string())
+            }
+        })?);
+        Ok(())
+    }
+
     /// The first queues of a device. That it has no more of them is no refusal worth telling.
     async fn queues(
         &mut self,
@@ -235,6 +253,10 @@ impl Asking {
     fn elapsed_ms(&self) -> u64 {
         u64::from(millis(self.started.elapsed()))
     }
+}
+
+fn unavailable(query: Query, reason: &str) -> StepReport {
+    report(Step::Qmp(query), Outcome::Skipped, format!("not available: {reason}"))
 }
 
 /// Why nothing was told, if all that was asked is refused: an older version, a device that is not there.

@@ -12,11 +12,13 @@ mod session;
 
 use super::process;
 use crate::base::limits;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use session::{Message, Session};
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -152,6 +154,34 @@ impl Monitor {
             .await
             .map_err(|_| late())?
             .map_err(gone)?;
+        self.answer(command, id).await
+    }
+
+    /// Lends it a file, which it knows as `/dev/fdset/SET` from then on, until it is told `remove-fd`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Monitor::ask`].
+    pub async fn lend(&mut self, file: &impl AsFd, set: u32) -> Result<(), AskError> {
+        const COMMAND: &str = "add-fd";
+        let (id, line) = self.session.command(COMMAND, &json!({ "fdset-id": set }));
+        let gone = |source| AskError::Gone { command: COMMAND.to_owned(), source };
+        let (socket, file) = (self.stream.as_raw_fd(), [file.as_fd().as_raw_fd()]);
+        let with_file = [ControlMessage::ScmRights(&file)];
+        let send = || {
+            let line = [IoSlice::new(&line)];
+            Ok(sendmsg::<()>(socket, &line, &with_file, MsgFlags::MSG_NOSIGNAL, None)?)
+        };
+        let sent = timeout_at(self.deadline, self.stream.async_io(Interest::WRITABLE, send)).await;
+        match sent {
+            Ok(Ok(count)) if count == line.len() => self.answer(COMMAND, id).await.map(drop),
+            Ok(Ok(_)) => Err(gone(io::ErrorKind::WriteZero.into())),
+            Ok(Err(error)) => Err(gone(error)),
+            Err(_) => Err(AskError::Late { command: COMMAND.to_owned() }),
+        }
+    }
+
+    async fn answer(&mut self, command: &str, id: u64) -> Result<Value, AskError> {
         loop {
             match self.next(command).await? {
                 Message::Return { id: of, value } if of == id => return Ok(value),
