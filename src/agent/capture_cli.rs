@@ -23,7 +23,7 @@ use crate::transport::log::{self, History};
 pub enum Level {
     /// What the host and the monitor tell within a second; the guest is not asked.
     Headline,
-    /// What fits into 64 KiB: all but the states of all tasks.
+    /// What fits into 64 KiB: all but the states of all tasks, virtio devices and pictures.
     First,
     /// What the scenario says.
     #[default]
@@ -115,7 +115,14 @@ impl Level {
         match self {
             Self::Full => (all, Budget { time, bytes }),
             Self::First => {
-                let small = |step: &Step| *step != Step::Sysrq(Action::TaskStates);
+                let small = |step: &Step| {
+                    const LARGE: [Step; 3] = [
+                        Step::Sysrq(Action::TaskStates),
+                        Step::Qmp(Query::Virtio),
+                        Step::Qmp(Query::Screenshot),
+                    ];
+                    !LARGE.contains(step)
+                };
                 let steps = all.into_iter().filter(small).collect();
                 (steps, Budget { time, bytes: bytes.min(FIRST_BYTES) })
             }

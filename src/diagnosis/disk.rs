@@ -9,10 +9,14 @@ use super::{Blame, Class, Confidence, Finding, memory, task};
 use crate::evidence::Evidence;
 use crate::evidence::qmp::Qmp;
 use crate::evidence::qmp::disks::{Disk, Drive};
+use crate::evidence::qmp::machine::{Event, What};
 use std::time::Duration;
 
 /// What tasks wait for, whoever is to blame.
 const SUBJECT: &str = "disk-io";
+
+/// Facts about single events.
+const FACTS: usize = 4;
 
 /// Storage may well take a second, and a card that erases several.
 const LONG: Duration = Duration::from_secs(10);
@@ -55,18 +59,31 @@ pub(super) fn stalled(evidence: &Evidence) -> Option<Finding> {
 
 /// The host fails requests of the guest.
 pub(super) fn fails(evidence: &Evidence) -> Option<Finding> {
-    let disks = &evidence.qmp.as_ref()?.disks;
-    let failing = disks.iter().filter_map(|(name, looks)| Some((name, failed_between(looks)?)));
+    let qmp = evidence.qmp.as_ref()?;
+    let failing = qmp.disks.iter().filter_map(|(name, looks)| Some((name, failed_between(looks)?)));
     let failing: Vec<(&String, u64)> = failing.collect();
-    let (worst, _) = failing.iter().max_by_key(|(_, failed)| *failed)?;
+    let told: Vec<(&String, String)> = qmp.events.iter().filter_map(told).collect();
+    let most = failing.iter().max_by_key(|(_, failed)| *failed).map(|(disk, _)| *disk);
+    let disk = most.or_else(|| told.first().map(|(disk, _)| *disk))?;
     let mut finding = Finding::new(Class::HungTask, Blame::Vmm, Confidence::Medium);
     finding.subject = "disk-error".to_owned();
-    finding.title = format!("the host fails what the disk {} is asked for", quoted(worst));
+    finding.title = format!("the host fails what the disk {} is asked for", quoted(disk));
     finding.facts_for.extend(failing.iter().map(|(name, failed)| {
         let failed = count(usize::try_from(*failed).unwrap_or(usize::MAX), "request");
         format!("the hypervisor failed {failed} of the disk {} between two looks", quoted(name))
     }));
+    finding.facts_for.extend(told.into_iter().map(|(_, said)| said).take(FACTS));
     Some(finding)
+}
+
+/// That a request failed while the monitor was listened to.
+fn told(event: &Event) -> Option<(&String, String)> {
+    let What::DiskError { disk, operation, reason, .. } = &event.what else { return None };
+    let [name, operation, reason] = [disk, operation, reason].map(|word| quoted(word));
+    Some((
+        disk,
+        format!("the hypervisor told that a {operation} of the disk {name} failed: {reason}"),
+    ))
 }
 
 /// What the hypervisor says of disks for which it stopped the guest.

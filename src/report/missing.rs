@@ -42,6 +42,7 @@ fn remedy(step: &StepReport) -> Option<String> {
         ("memory", Outcome::Refused) => {
             "run the agent as root, or as the hypervisor's own user where that may trace its processes"
         }
+        ("qmp", Outcome::Skipped) if said("has not been found") => "it takes a later QEMU",
         ("sysrq", Outcome::Refused) if said("mask") => {
             "in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent"
         }
@@ -85,11 +86,14 @@ mod tests {
             step("sysrq memory-usage", Outcome::Skipped, "needs the consent `input`"),
             step("qmp status", Outcome::Silent, "somebody else has it"),
             step("memory", Outcome::Refused, "failed to read /proc/7/mem"),
+            step("qmp virtio", Outcome::Skipped, "not available: The command x has not been found"),
+            step("qmp balloon", Outcome::Skipped, "not available: No balloon device"),
         ];
         insta::assert_snapshot!(text(&steps), @r"
         - console: bind the file to which the hypervisor copies the console, as `console-log`
         - sysrq blocked-tasks, sysrq task-states: in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent
         - memory: run the agent as root, or as the hypervisor's own user where that may trace its processes
+        - qmp virtio: it takes a later QEMU
         - sysrq memory-usage: say `consent: input` in the app's binding
         ");
     }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::evidence::qmp::disks::Disk;
+use crate::evidence::qmp::machine::{Event, What};
 use crate::evidence::recorded::MONITOR;
 use std::time::Duration;
 
@@ -104,6 +105,23 @@ fn a_limit_that_lets_programs_live_is_no_cause() {
     let drive = limited.qmp.as_mut().unwrap().drives.get_mut("drive0").unwrap();
     drive.limits = [("bps_wr".to_owned(), 1 << 20), ("iops".to_owned(), 1)].into();
     assert_eq!(diagnose(&limited).class, Class::Silent);
+}
+
+#[test]
+fn a_request_that_failed_while_somebody_listened() {
+    let mut evidence = evidence([(0, 70, 400, 9); 3]);
+    let what = What::DiskError {
+        disk: "vdb".to_owned(),
+        operation: "write".to_owned(),
+        action: "report".to_owned(),
+        reason: "Input/output error".to_owned(),
+    };
+    let name = "BLOCK_IO_ERROR".to_owned();
+    evidence.qmp.as_mut().unwrap().events.push(Event { name, at_s: None, what });
+    let diagnosis = diagnose(&evidence);
+    assert_eq!((diagnosis.subject.as_str(), diagnosis.blame), ("disk-error", Blame::Vmm));
+    let said = "the hypervisor told that a write of the disk vdb failed: Input/output error";
+    assert_eq!(diagnosis.facts_for, [said]);
 }
 
 #[test]

@@ -124,6 +124,20 @@ fn a_disk_stalls_only_between_looks_that_both_saw_requests() {
     assert_eq!(look(7, Some(3), 31).stalled_since(&look(7, Some(0), 1)), None);
 }
 
+/// As `block-latency-histogram-set` with these boundaries makes QEMU tell it.
+#[test]
+fn the_slowest_request_is_read_from_histograms() {
+    let histogram = |bins| json!({"boundaries": [1_000, 1_000_000_000_u64], "bins": bins});
+    let of = |rd, wr| {
+        let stats =
+            json!({"rd_latency_histogram": histogram(rd), "wr_latency_histogram": histogram(wr)});
+        disks(&json!([{"qdev": "/vda", "stats": stats}]))["vda"].slowest
+    };
+    assert_eq!(of(json!([7, 1, 0]), json!([7, 0, 2])), Some(Duration::from_secs(1)));
+    assert_eq!(of(json!([7, 0, 0]), json!([0, 0, 0])), None);
+    assert_eq!(of(json!([7, 0, 0, 9]), json!("rubbish")), None);
+}
+
 #[test]
 fn what_runs_round_or_below_zero_is_no_number_of_requests() {
     let status = |in_use: u64| {
