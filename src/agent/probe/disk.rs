@@ -28,7 +28,7 @@ async fn counted(monitor: &mut Monitor) -> Result<Disks, AskError> {
     let mut disks = disks::disks(&monitor.ask("query-blockstats", json!({})).await?);
     // Hypervisors before 7.2 do not know their queues; then nothing is known to be in flight.
     let Ok(virtio) = monitor.ask("x-query-virtio", json!({})).await else { return Ok(disks) };
-    for path in disks::queued(&virtio) {
+    for path in disks::queued(&virtio, &disks) {
         for queue in 0..limits::DISK_QUEUES {
             let which = json!({ "path": path, "queue": queue });
             match monitor.ask("x-query-virtio-queue-status", which).await {

@@ -21,6 +21,9 @@ const APICS: usize = 64;
 /// Where devices with a name are, and those without.
 const DEVICES: [&str; 2] = ["/machine/peripheral", "/machine/peripheral-anon"];
 
+/// Kinds of virtio devices that are never served by another process than the hypervisor.
+const NEVER_ELSEWHERE: [&str; 3] = ["virtio-serial", "virtio-balloon", "virtio-9p"];
+
 /// The replies so far.
 pub(super) struct Asking {
     started: Instant,
@@ -131,11 +134,21 @@ impl Asking {
     async fn disks(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {
         self.plain(monitor, &["query-blockstats", "x-query-virtio"]).await?;
         // Hypervisors before 7.2 do not know their queues.
-        let virtio = self.replies.last().map(|reply| disks::queued(&reply.value));
-        for path in virtio.unwrap_or_default() {
+        for path in self.own_disks() {
             self.queues(monitor, &path, limits::DISK_QUEUES).await?;
         }
         Ok(())
+    }
+
+    /// The virtio disks that the hypervisor serves itself, by the last replies.
+    fn own_disks(&self) -> Vec<String> {
+        let last = |command| self.replies.iter().rfind(|reply| reply.command == command);
+        match (last("x-query-virtio"), last("query-blockstats")) {
+            (Some(virtio), Some(stats)) => {
+                disks::queued(&virtio.value, &disks::disks(&stats.value))
+            }
+            _ => Vec::new(),
+        }
     }
 
     async fn machine(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {
@@ -168,15 +181,19 @@ impl Asking {
         Ok(())
     }
 
-    /// The disks' queues are left to the question for disks, where that was asked.
+    /// Only of devices that the hypervisor serves itself: what another process serves would be stopped by
+    /// the question ([`disks::queued`]), and of some QEMU dies. The queues of disks were asked before.
     async fn virtio(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {
-        let asked = self.replies.iter().any(|reply| reply.command == "query-blockstats");
         self.plain(monitor, &["x-query-virtio"]).await?;
-        let paths: Vec<(String, bool)> = virtio(self.replies.last());
-        for (path, disk) in paths {
+        let own = self.own_disks();
+        for (path, kind) in virtio(self.replies.last()) {
+            let is_disk = own.contains(&path);
+            if !is_disk && !NEVER_ELSEWHERE.contains(&kind.as_str()) {
+                continue;
+            }
             let status = monitor.ask("x-query-virtio-status", json!({ "path": path })).await;
             self.keep(format!("x-query-virtio-status {path}"), status)?;
-            if !(disk && asked) {
+            if !is_disk {
                 self.queues(monitor, &path, limits::VIRTIO_QUEUES).await?;
             }
         }
@@ -273,11 +290,10 @@ fn balloon_of(devices: &Value) -> Option<&str> {
     all.find(is_balloon)?["name"].as_str()
 }
 
-/// The paths of all virtio devices, and whether they are disks.
-fn virtio(reply: Option<&Reply>) -> Vec<(String, bool)> {
+/// The paths and the kinds of all virtio devices.
+fn virtio(reply: Option<&Reply>) -> Vec<(String, String)> {
     let all = reply.and_then(|reply| reply.value.as_array()).into_iter().flatten();
-    let device = |device: &Value| {
-        Some((device["path"].as_str()?.to_owned(), device["name"] == "virtio-blk"))
-    };
+    let text = |device: &Value, key: &str| Some(device[key].as_str()?.to_owned());
+    let device = |device: &Value| Some((text(device, "path")?, text(device, "name")?));
     all.filter_map(device).take(limits::DISKS).collect()
 }

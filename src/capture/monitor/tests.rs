@@ -121,6 +121,29 @@ async fn no_list_is_asked_through_to_its_end() {
     assert_eq!((qmp.disks.len(), qmp.disks["vd0"][0].in_flight), (limits::DISKS, Some(16)));
 }
 
+/// A disk of its own, one of another process, a network card, a balloon.
+fn shared(command: &str, arguments: &Value) -> Option<Value> {
+    match command {
+        "query-blockstats" => Some(json!([{ "qdev": "/own", "stats": {} }])),
+        "x-query-virtio" => Some(json!([
+            { "name": "virtio-blk", "path": "/own" },
+            { "name": "virtio-blk", "path": "/elsewhere" },
+            { "name": "virtio-net", "path": "/net" },
+            { "name": "virtio-balloon", "path": "/balloon" },
+        ])),
+        "x-query-virtio-status" | "x-query-virtio-queue-status" => Some(json!({})),
+        _ => old(command, arguments),
+    }
+}
+
+#[tokio::test]
+async fn what_another_process_serves_is_not_asked() {
+    let (_, _, commands) = asked(&[Query::Blocks, Query::Virtio], shared, Duration::ZERO).await;
+    let about = |path: &str| commands.iter().filter(|command| command.contains(path)).count();
+    assert_eq!((about("/elsewhere"), about("/net")), (0, 0), "{commands:?}");
+    assert!(about("/own") > 0 && about("/balloon") > 0, "{commands:?}");
+}
+
 #[tokio::test]
 async fn a_slow_one_is_left_in_time_with_what_it_told() {
     let begun = tokio::time::Instant::now();

@@ -64,12 +64,17 @@ pub(super) fn drives(block: &Value) -> BTreeMap<String, Drive> {
     all.filter_map(|device| Some((name(device)?, drive(device)))).collect()
 }
 
-/// The paths of the disks whose queues can be asked, from the reply to `x-query-virtio`.
+/// The paths of those `disks` whose queues can be asked, from the reply to `x-query-virtio`.
+///
+/// A device of that kind that is no disk of the hypervisor's own is served by another process. To ask for
+/// its queue would stop it: QEMU passes the question on as the vhost-user message GET_VRING_BASE.
 #[must_use]
-pub fn queued(virtio: &Value) -> Vec<String> {
+pub fn queued(virtio: &Value, disks: &Disks) -> Vec<String> {
     let all = virtio.as_array().into_iter().flatten();
-    let disks = all.filter(|device| text(device, "name") == Some("virtio-blk"));
-    disks.filter_map(|device| text(device, "path").map(str::to_owned)).take(limits::DISKS).collect()
+    let kind = all.filter(|device| text(device, "name") == Some("virtio-blk"));
+    let paths = kind.filter_map(|device| text(device, "path"));
+    let own = paths.filter(|path| disks.values().any(|disk| disk.is_at(path)));
+    own.map(str::to_owned).take(limits::DISKS).collect()
 }
 
 /// Adds the reply to `x-query-virtio-queue-status` of one queue of a disk.

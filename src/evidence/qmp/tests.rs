@@ -70,8 +70,10 @@ fn replies_become_counters() {
     ]);
     let mut disks = disks(&stats);
     assert_eq!(disks.keys().collect::<Vec<_>>(), ["cd", "drive-vda", "vdb"]);
-    let virtio = json!([{"name": "virtio-net", "path": "/net"}, {"name": "virtio-blk", "path": "/machine/peripheral/vda/virtio-backend"}]);
-    let queued = queued(&virtio);
+    let virtio = json!([{"name": "virtio-net", "path": "/net"}, {"name": "virtio-blk", "path": "/machine/peripheral/vda/virtio-backend"},
+        {"name": "virtio-blk", "path": "/machine/peripheral/served-by-another-process/virtio-backend"}]);
+    let queued = queued(&virtio, &disks);
+    assert_eq!(queued.len(), 1);
     for _ in 0..2 {
         add_queue(
             disks.values_mut(),
