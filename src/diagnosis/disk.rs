@@ -52,9 +52,23 @@ pub(super) fn stalled(evidence: &Evidence) -> Option<Finding> {
     };
     finding.blame = Blame::Vmm;
     finding.confidence = Confidence::High;
-    finding.facts_for.splice(..0, stalls.iter().flat_map(Stall::said));
+    let said: Vec<String> = stalls.iter().flat_map(Stall::said).collect();
+    finding.facts_for.retain(|fact| !said.contains(fact));
+    finding.facts_for.splice(..0, said);
     finding.facts_against.retain(|fact| !fact.starts_with("Not known: whether the guest or the"));
     Some(finding)
+}
+
+/// What the hypervisor has of what tasks wait for, where that proves nothing by itself.
+pub(super) fn unanswered(evidence: &Evidence) -> Vec<String> {
+    let Some(qmp) = &evidence.qmp else { return Vec::new() };
+    let last = qmp.disks.values().filter_map(|looks| looks.last());
+    let mut used = last.filter(|disk| disk.idle.is_some()).peekable();
+    let none = used.peek().is_some() && used.all(|disk| disk.in_flight == Some(0));
+    if none {
+        return vec!["the hypervisor has no unanswered request of any disk".to_owned()];
+    }
+    stalls(qmp).iter().flat_map(Stall::said).collect()
 }
 
 /// The host fails requests of the guest.

@@ -9,7 +9,7 @@
 use super::functions::Wait;
 use super::say::{places, quoted};
 use super::waiter::{self, Waiter};
-use super::{Blame, Class, Confidence, Finding, host, signature};
+use super::{Blame, Class, Confidence, Finding, disk, host, signature};
 use crate::evidence::Evidence;
 use crate::evidence::trace::Frame;
 use std::cmp::Reverse;
@@ -37,6 +37,7 @@ pub(super) fn hung(evidence: &Evidence) -> Option<Finding> {
     finding.facts_for.extend(victims.map(|victim| victim.said()).take(FACTS));
     finding.facts_against = unknown(&suspects);
     if first.wait == Wait::Io {
+        finding.facts_for.extend(disk::unanswered(evidence));
         host::whose_disk(evidence, &mut finding);
     }
     Some(finding)

@@ -11,7 +11,7 @@ pub(super) use waits::{deadlock, frozen, held};
 
 use super::functions::{Wait, waiting};
 use super::say::{count, list, quoted};
-use super::{Blame, Class, Confidence, Finding, host};
+use super::{Blame, Class, Confidence, Finding, disk as host_disk, host};
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::ReportKind;
 use crate::evidence::memory::{Memory, Request, Task, trace};
@@ -38,6 +38,7 @@ pub(super) fn disk(evidence: &Evidence) -> Option<Finding> {
     let wait = if waiting.len() == 1 { "waits" } else { "wait" };
     finding.title = format!("{who} {wait} for I/O that does not complete, for {seconds} s");
     finding.facts_for.extend(oldest(memory));
+    finding.facts_for.extend(host_disk::unanswered(evidence));
     finding.facts_for.extend(waiting.iter().take(FACTS).map(|task| asleep(memory, task)));
     host::whose_disk(evidence, &mut finding);
     Some(finding)

@@ -67,8 +67,23 @@ fn tasks_that_wait_for_it_are_told_with_it() {
     let mut waiting = Evidence::read(&case!("disk-stall-6.12": "sysrq-blocked-tasks"));
     let before = diagnose(&waiting);
     assert_eq!((before.subject.as_str(), before.blame), ("disk-io", Blame::Unknown));
+    // What proves nothing yet is told, and each fact once.
+    let held = |fact: &&String| fact.starts_with("the hypervisor has ");
+    for (looks, said) in [
+        ([(0, 70, 400, 0); 3], "the hypervisor has no unanswered request of any disk"),
+        (
+            [(0, 70, 400, 0), (3, 70, 8_000, 0), (3, 70, 8_900, 0)],
+            "the hypervisor has 3 requests of the disk drive0 and completed none for 0.9 s",
+        ),
+    ] {
+        waiting.qmp = without_limits(evidence(looks)).qmp;
+        let diagnosis = diagnose(&waiting);
+        assert_eq!(diagnosis.blame, Blame::Unknown);
+        assert_eq!(diagnosis.facts_for.iter().filter(held).collect::<Vec<_>>(), [said]);
+    }
     waiting.qmp = stalled.qmp;
     let diagnosis = diagnose(&waiting);
+    assert_eq!(diagnosis.facts_for.iter().filter(held).count(), 1);
     assert_eq!((diagnosis.blame, diagnosis.confidence), (Blame::Vmm, Confidence::High));
     assert_eq!(diagnosis.signature, before.signature, "one cause, one signature");
     assert!(diagnosis.facts_for.iter().any(|fact| fact.starts_with("process ")), "{diagnosis:?}");
