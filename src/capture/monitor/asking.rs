@@ -164,8 +164,10 @@ impl Asking {
             return Ok(());
         }
         for place in DEVICES {
-            let devices = monitor.ask("qom-list", json!({ "path": place })).await;
-            let Ok(devices) = devices else { continue };
+            let devices = match monitor.ask("qom-list", json!({ "path": place })).await {
+                Err(AskError::Refused { .. }) => continue,
+                asked => asked?,
+            };
             if let Some(name) = balloon_of(&devices) {
                 return self.property(monitor, &format!("{place}/{name}"), "guest-stats").await;
             }
@@ -182,7 +184,7 @@ impl Asking {
     }
 
     /// Only of devices that the hypervisor serves itself: what another process serves would be stopped by
-    /// the question ([`disks::queued`]), and of some QEMU dies. The queues of disks were asked before.
+    /// the question ([`disks::queued`]). The queues of disks were asked before.
     async fn virtio(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {
         self.plain(monitor, &["x-query-virtio"]).await?;
         let own = self.own_disks();
