@@ -119,18 +119,8 @@ mod tests {
     use crate::evidence::report::StepReport;
 
     fn target(erst: Option<&Path>, flash: Option<&Path>) -> Target {
-        Target {
-            console: None,
-            console_log: None,
-            erst: erst.map(Path::to_owned),
-            flash: flash.map(Path::to_owned),
-            qmp: None,
-            pid: None,
-            guest_agent: None,
-            shell: false,
-            undo: None,
-            consent: Consent::Observe,
-        }
+        let (erst, flash) = (erst.map(Path::to_owned), flash.map(Path::to_owned));
+        Target { erst, flash, consent: Consent::Observe, ..Target::default() }
     }
 
     fn step(capture: &Capture) -> (Outcome, &str) {

@@ -68,7 +68,8 @@ mod tests {
         let apic = Some(Apic { enabled: false, timer_pending: false });
         let cpu = Cpu { samples: vec![Registers::default(); 2], apic, ..Cpu::default() };
         let judged = |status: &str| {
-            let qmp = Qmp { status: Some(status.to_owned()), cpus: vec![cpu.clone()], ..Qmp::default() };
+            let qmp =
+                Qmp { status: Some(status.to_owned()), cpus: vec![cpu.clone()], ..Qmp::default() };
             diagnose(&Evidence { qmp: Some(qmp), ..Evidence::default() })
         };
         assert_eq!(judged("running").class, Class::Panic);

@@ -112,7 +112,7 @@ impl Artifact {
             | Kind::Rounds
             | Kind::Records
             | Kind::Screenshot
-            | Kind::Other => self.data.clear(),,
+            | Kind::Other => self.data.clear(),
         }
     }
 }

@@ -47,9 +47,9 @@ pub(super) fn excerpt(
     subject: &str,
 ) -> Option<Excerpt> {
     // What was wrong when a guest began is over.
-    let spoken = artifacts.iter().filter(|a| {
-        matches!(a.kind, Kind::Console | Kind::Sysrq) && a.name != CONSOLE_FIRST
-    });
+    let spoken = artifacts
+        .iter()
+        .filter(|a| matches!(a.kind, Kind::Console | Kind::Sysrq) && a.name != CONSOLE_FIRST);
     let mut texts: Vec<(String, &[u8])> =
         spoken.map(|artifact| (artifact.label(), artifact.data.as_slice())).collect();
     texts.extend(record.map(|record| {

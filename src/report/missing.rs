@@ -92,8 +92,8 @@ mod tests {
         insta::assert_snapshot!(text(&steps), @r"
         - console: bind the file to which the hypervisor copies the console, as `console-log`
         - sysrq blocked-tasks, sysrq task-states: in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent
-        - memory: run the agent as root, or as the hypervisor's own user where that may trace its processes
         - qmp virtio: it takes a later QEMU
+        - memory: run the agent as root, or as the hypervisor's own user where that may trace its processes
         - sysrq memory-usage: say `consent: input` in the app's binding
         ");
     }

@@ -3,8 +3,9 @@
 use super::lab::{Guest, root};
 use lifesign::base::rung::{Answer, Finding, Rung};
 use lifesign::base::time::Clock;
+use lifesign::evidence::qmp::disks::{self, Disks};
 use lifesign::evidence::qmp::{Qmp, Replies, Reply};
-use lifesign::hypervisor::blocks::{self, Demand, Disks, Progress};
+use lifesign::hypervisor::blocks::{Demand, Progress};
 use lifesign::hypervisor::qmp::Monitor;
 use lifesign::hypervisor::vcpu;
 use lifesign::transport::disk::heartbeat::Heartbeat;
@@ -52,13 +53,13 @@ async fn banner(guest: &Guest) -> Finding {
 
 async fn disks(guest: &Guest) -> Disks {
     let mut monitor = Monitor::connect(&guest.file("qmp")).await.unwrap();
-    let mut disks = blocks::disks(&monitor.ask("query-blockstats", json!({})).await.unwrap());
+    let mut disks = disks::disks(&monitor.ask("query-blockstats", json!({})).await.unwrap());
     let virtio = monitor.ask("x-query-virtio", json!({})).await.unwrap();
-    for path in blocks::queued(&virtio) {
+    for path in disks::queued(&virtio, &disks) {
         for queue in 0.. {
             let which = json!({"path": path, "queue": queue});
             let Ok(status) = monitor.ask("x-query-virtio-queue-status", which).await else { break };
-            blocks::add_queue(&mut disks, &path, &status);
+            disks::add_queue(disks.values_mut(), &path, &status);
         }
     }
     disks

@@ -182,16 +182,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_was_known_is_taken_for_it_if_it_has_ended_or_is_a_hypervisor() {
-        let target = |pid| Target {
-            console: None,
-            console_log: None,
-            qmp: Some("/nowhere/qmp".into()),
-            pid: Some(pid),
-            guest_agent: None,
-            shell: false,
-            undo: None,
-            consent: crate::base::consent::Consent::Query,
-        };
+        let target =
+            |pid| Target { qmp: Some("/nowhere/qmp".into()), pid: Some(pid), ..Target::default() };
         let ended = u32::MAX;
         assert_eq!(process(&target(ended)).await, Some(ended));
         assert_eq!(process(&target(std::process::id())).await, None, "we are none");

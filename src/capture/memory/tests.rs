@@ -13,16 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 fn target(qmp: Option<std::path::PathBuf>) -> Target {
-    Target {
-        console: None,
-        console_log: None,
-        qmp,
-        pid: None,
-        guest_agent: None,
-        shell: false,
-        undo: None,
-        consent: Consent::Query,
-    }
+    Target { qmp, consent: Consent::Query, ..Target::default() }
 }
 
 async fn captured(target: &Target) -> (Outcome, String) {

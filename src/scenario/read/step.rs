@@ -14,8 +14,12 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
     const WHAT: &str = "thing to collect";
     match &node.value {
         Value::Text(_) => {
-            let words =
-                [("host", Step::Host), ("console", Step::Console), ("records", Step::Records), ("memory", Step::Memory)];
+            let words = [
+                ("host", Step::Host),
+                ("console", Step::Console),
+                ("records", Step::Records),
+                ("memory", Step::Memory),
+            ];
             node.word(notes, WHAT, &words).map(|step| vec![step])
         }
         Value::Map(_) => match node.map(notes)?.only(WHAT, &["qmp", "sysrq"])? {
@@ -29,7 +33,8 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
             }
         },
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) => {
-            const STEPS: &str = "`host`, `console`, `records`, `memory`, `qmp: [..]` or `sysrq: [..]`";
+            const STEPS: &str =
+                "`host`, `console`, `records`, `memory`, `qmp: [..]` or `sysrq: [..]`";
             notes.expected(node, STEPS);
             None
         }
