@@ -8,6 +8,7 @@ mod all {
     pub(crate) mod lab;
     pub(crate) mod programs;
 
+    mod arm;
     mod bad_input;
     mod beside;
     mod binding;

@@ -11,6 +11,7 @@
 //! rooms, and what it does with is in the rooms of IO. One task owns each app, so that no two rounds
 //! of an app run at once and its console is never asked for twice.
 
+mod arm;
 pub mod assignment;
 pub mod board;
 pub mod bundle_file;

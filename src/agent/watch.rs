@@ -1,5 +1,6 @@
 //! Watches one app: rounds in their time, the ladder, and an incident when it fails.
 
+use super::arm::Arming;
 use super::board::{Board, Shown};
 use super::incident::{Desk, Failure, target};
 use super::probe::boot::Boots;
@@ -35,6 +36,7 @@ struct Watched {
     booted: Option<Instant>,
     rounds: VecDeque<Round>,
     before: Vec<qmp::Reply>,
+    arming: Arming,
 }
 
 /// What a round brought.
@@ -100,7 +102,8 @@ impl Watched {
         };
         let schedule = Schedule::new(&scenario, now, share(&app.id, scenario.name()));
         let (rounds, before) = (VecDeque::new(), Vec::new());
-        Self { scenario, asker, schedule, ladder, booted: None, rounds, before }
+        let arming = Arming::default();
+        Self { scenario, asker, schedule, ladder, booted: None, rounds, before, arming }
     }
 
     async fn round(&mut self, desk: &Desk, board: &Board, boots: &mut Boots) {
@@ -141,6 +144,7 @@ impl Watched {
         }
         if answer == Answer::Alive {
             boots.learn(self.asker.app()).await;
+            self.arming.keep(&self.scenario, &mut self.asker).await;
         }
     }
 
@@ -151,6 +155,7 @@ impl Watched {
         }
         self.booted = boots.noticed();
         self.asker.boots();
+        self.arming.forget();
         if self.ladder.rebooted(Clock::now()) {
             let (app, scenario) = (&self.asker.app().name, self.scenario.name());
             tracing::info!(app = %app, %scenario, "the guest has booted");
@@ -205,7 +210,10 @@ impl Watched {
                 let tell = |progress| board.capturing(&key, progress);
                 desk.begin(Failure { app, scenario, rounds, before, process, tell: &tell }).await;
             }
-            Turn::Ended(end) => desk.end(app, scenario, end),
+            Turn::Ended(end) => {
+                self.arming.forget();
+                desk.end(app, scenario, end);
+            }
             Turn::Flapping | Turn::Calm | Turn::Suppressed(_) => {
                 tracing::info!(app = %app.name, scenario = %scenario.name(), "{turn}");
             }

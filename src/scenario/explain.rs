@@ -1,8 +1,8 @@
 //! A scenario in words, for whoever has to answer for it.
 
 use super::{
-    AgentProbe, Budget, ConsoleProbe, Credential, DiskProbe, Exchange, HttpProbe, LogProbe, Login,
-    NetworkProbe, Pattern, Port, Probe, Said, Scenario, Timing, Transport, When,
+    AgentProbe, Budget, ConsoleProbe, Credential, DiskProbe, Event, Exchange, HttpProbe, LogProbe,
+    Login, NetworkProbe, Pattern, Port, Probe, Recorder, Said, Scenario, Timing, Transport, When,
 };
 use crate::base::consent::Consent;
 use std::collections::BTreeSet;
@@ -22,6 +22,9 @@ pub fn explain(scenario: &Scenario) -> String {
     part("When", when(scenario));
     part("What is asked, in this order, until one is alive", asked(scenario));
     part("What follows", follows(scenario));
+    if let Some(recorder) = scenario.recorder() {
+        part("What the guest records while it is well", recorded(recorder));
+    }
     part("What it takes", takes(scenario));
     part("What is collected when it has failed", collected(scenario));
     text
@@ -220,6 +223,20 @@ fn follows(scenario: &Scenario) -> Vec<String> {
         format!("Healthy again when {} alive.", rounds(success_threshold)),
         format!("Dead rounds count from {} after the app's start.", Said(initial_delay)),
         format!("{} changes within {} are told as flapping.", flap.changes, Said(flap.within)),
+    ]
+}
+
+fn recorded(recorder: &Recorder) -> Vec<String> {
+    let mut what: Vec<&str> = recorder.events.iter().map(Event::as_str).collect();
+    if recorder.calls {
+        what.push("every call of a function");
+    }
+    let kib = recorder.buffer_kib;
+    vec![
+        format!("{}; the last {kib}KiB of each CPU.", what.join(", ")),
+        "It is told so when it is healthy, again when it has booted, and not if somebody else traces."
+            .to_owned(),
+        "Takes `input`.".to_owned(),
     ]
 }
 

@@ -11,6 +11,7 @@ mod cron;
 mod explain;
 mod probe;
 mod read;
+mod recorder;
 pub mod schedule;
 mod schema;
 mod trace;
@@ -23,6 +24,7 @@ pub use probe::{
     NetworkProbe, Port, Probe, SecretName, Transport,
 };
 pub use read::{read, read_timing};
+pub use recorder::{Event, Recorder};
 pub use schema::schema;
 pub use trace::{Trace, read_trace};
 
@@ -45,6 +47,7 @@ pub struct Scenario {
     probes: Vec<Probe>,
     diagnose: Vec<Step>,
     budget: Budget,
+    recorder: Option<Recorder>,
 }
 
 /// When a round starts.
@@ -166,6 +169,12 @@ impl Scenario {
     #[must_use]
     pub fn budget(&self) -> Budget {
         self.budget
+    }
+
+    /// What a guest shall record while it is well.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
     }
 
     /// What must be allowed for its probes to be asked. Collecting asks for more, step by step, and

@@ -53,6 +53,7 @@ fn what() -> Value {
         "scenario": { "type": "string", "pattern": NAME, "description": "Its name." },
         "summary": { "type": "string", "description": "What it is for, in a sentence." },
         "probe": list("probe", 1, "What is asked, in this order."),
+        "arm": arm(),
         "diagnose": list("step", 0, "What is collected when it has failed, in this order."),
         "budget": {
             "description": "What collecting may cost.",
@@ -60,6 +61,20 @@ fn what() -> Value {
             "properties": { "time": time(), "bytes": { "type": "string", "pattern": SIZE } },
             "additionalProperties": false,
         },
+    })
+}
+
+fn arm() -> Value {
+    let event = json!({ "type": "string", "pattern": "^[a-z0-9_]+(:[a-z0-9_]+)?$" });
+    json!({
+        "description": "What the guest's kernel records while it is well.",
+        "type": "object",
+        "properties": {
+            "events": { "type": "array", "items": event, "maxItems": 8 },
+            "tracer": { "enum": ["function"] },
+            "buffer": { "type": "string", "pattern": SIZE },
+        },
+        "additionalProperties": false,
     })
 }
 

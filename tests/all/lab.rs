@@ -36,6 +36,11 @@ impl Guest {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Whether it takes commands.
+    pub(crate) fn answers(&self) -> bool {
+        lab(&["sh", &self.name, "true"]).status.success()
+    }
+
     /// The faults there are, a line each behind a line that says so.
     pub(crate) fn list_faults() -> String {
         String::from_utf8(lab(&["break", "nobody"]).stderr).unwrap()

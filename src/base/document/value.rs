@@ -73,7 +73,10 @@ impl<T: FromNode> FromNode for Vec<T> {
     const EXPECTED: &'static str = "a list";
 
     fn from_node(node: &Node, notes: &Notes) -> Option<Self> {
-        node.list(notes)?.iter().map(|item| T::from_node(item, notes)).collect()
+        // Every item is read, so that every mistake is told.
+        let items: Vec<Option<T>> =
+            node.list(notes)?.iter().map(|item| T::from_node(item, notes)).collect();
+        items.into_iter().collect()
     }
 }
 

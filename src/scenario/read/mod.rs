@@ -1,5 +1,6 @@
 //! The language: from a document to a [`Scenario`], or to all of its mistakes.
 
+mod arm;
 mod probe;
 mod step;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use crate::scenario::Budget;
 use std::collections::BTreeSet;
 
 /// The keys of a scenario, in the order in which they are told and best written.
-pub(super) const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 17] = [
     "scenario",
     "summary",
     "period",
@@ -32,6 +33,7 @@ pub(super) const KEYS: [&str; 16] = [
     "flap",
     "except",
     "probe",
+    "arm",
     "diagnose",
     "budget",
 ];
@@ -64,6 +66,10 @@ pub fn read(source: Source) -> Result<Scenario, Problems> {
             Some(node) => timing::read_windows(node, notes, zone.as_ref()),
             None => Some(Vec::new()),
         };
+        let recorder = match map.node("arm") {
+            Some(node) => arm::read(node, notes, probes.as_deref()).map(Some),
+            None => Some(None),
+        };
         let diagnose = map.required_node("diagnose").and_then(|node| step::read_all(node, notes));
         let budget = match map.node("budget") {
             Some(node) => step::read_budget(node, notes),
@@ -80,6 +86,7 @@ pub fn read(source: Source) -> Result<Scenario, Problems> {
             probes: probes?,
             diagnose: diagnose?,
             budget: budget?,
+            recorder: recorder?,
         })
     })
 }
