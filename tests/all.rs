@@ -18,6 +18,7 @@ mod all {
     mod faults;
     mod inspect;
     mod keys;
+    mod kills;
     mod matrix;
     mod once;
     mod path;

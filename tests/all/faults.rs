@@ -62,7 +62,7 @@ fn keys_reach_a_serial_console_behind_eves_multiplexer_and_the_focus_is_turned_b
 }
 
 /// Whether the shell on this terminal gets what is typed.
-fn has_focus(guest: &Guest, terminal: &str) -> bool {
+pub(super) fn has_focus(guest: &Guest, terminal: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut console = Console::open(&guest.file("cons"), Wiring::Mux).await.unwrap();

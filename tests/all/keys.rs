@@ -3,7 +3,7 @@
 use super::lab::Guest;
 use super::programs::{Place, eventually};
 
-fn level(guest: &Guest) -> String {
+pub(super) fn level(guest: &Guest) -> String {
     guest.sh("cut -f 1 /proc/sys/kernel/printk").trim().to_owned()
 }
 
