@@ -26,6 +26,13 @@ impl Focus {
 /// Nothing for so long is a pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A line is typed in pieces of so many keys. QEMU's multiplexer keeps 32 keys that a guest does not take,
+/// and overwrites them with more; a virtio console has room for a hundred or so.
+const KEYS: usize = 64;
+
+/// How long a guest may take to take a piece, which it shows by its echo if it echoes.
+const TAKES: Duration = Duration::from_millis(200);
+
 /// How long a farewell may take. The next login prompt belongs to it, or it would come to whoever
 /// is next.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -75,8 +82,12 @@ async fn talk(console: &mut Console, script: &Script, deadline: Instant) -> Resu
     loop {
         match next {
             Next::Type(keys) => {
-                console.type_text(&keys).await?;
+                let echo = type_line(console, &keys).await?;
                 second = Instant::now() + SECOND;
+                if !echo.is_empty() {
+                    next = talk.hear(&echo);
+                    continue;
+                }
             }
             Next::Listen => {}
             Next::End => break,
@@ -109,6 +120,21 @@ async fn talk(console: &mut Console, script: &Script, deadline: Instant) -> Resu
         console.listen(Instant::now() + FAREWELL, prompt).await?;
     }
     Ok(report)
+}
+
+/// Types piece by piece, and gives what was heard meanwhile.
+async fn type_line(console: &mut Console, keys: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut heard = Vec::new();
+    let mut pieces = keys.chunks(KEYS).peekable();
+    while let Some(piece) = pieces.next() {
+        console.type_text(piece).await?;
+        if pieces.peek().is_some() {
+            let takes = Instant::now() + TAKES;
+            let echo = console.listen(takes, |echo| echo.len() >= piece.len()).await?;
+            heard.extend(echo.bytes());
+        }
+    }
+    Ok(heard)
 }
 
 /// Random enough that no earlier answer has it, and short: it is on the console, in its log, and

@@ -541,6 +541,33 @@ mod lines {
         assert!(matches!(missing, Err(Error::Open { .. })), "{missing:?}");
     }
 
+    /// A multiplexer that has room for so many keys while its guest takes its time, and loses the rest.
+    fn small(path: &Path) -> std::thread::JoinHandle<()> {
+        const ROOM: usize = 128;
+        let listener = UnixListener::bind(path).unwrap();
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let (mut guest, mut keys) = (Guest::new(State::Shell), [0; 4096]);
+            while let Ok(count @ 1..) = client.read(&mut keys) {
+                guest.take(&keys[..count.min(ROOM)]);
+                std::thread::sleep(Duration::from_millis(20));
+                let _ = client.write_all(&std::mem::take(&mut guest.output));
+            }
+        })
+    }
+
+    #[test]
+    fn a_long_line_is_not_typed_faster_than_it_is_taken() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("cons");
+        let guest = small(&path);
+        let long = format!("echo {}; uptime", "x".repeat(600));
+        let mut script = uptime(None);
+        script.exchanges[0].send = long;
+        assert_eq!(block_on(ask(&path, &script, 10)).unwrap().outcome, Outcome::Answered);
+        guest.join().unwrap();
+    }
+
     /// Floods whoever connects until it leaves, perhaps with answers in the midst.
     fn flood(path: &Path, answers: bool) -> std::thread::JoinHandle<usize> {
         let listener = UnixListener::bind(path).unwrap();
