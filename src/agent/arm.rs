@@ -1,7 +1,7 @@
 //! Sees to it that a guest records while it is well, if its scenario says so.
 //!
-//! It is told when it is first heard of, when it has booted, and from time to time, for a dump of what it
-//! recorded stops it. What it says is told once.
+//! It is told when it is first heard of, when it has booted or may have, for it was silent, and from time to
+//! time, for a dump of what it recorded stops it. What it says is told once.
 
 use super::probe::Asker;
 use crate::base::consent::Consent;

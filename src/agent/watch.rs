@@ -145,6 +145,8 @@ impl Watched {
         if answer == Answer::Alive {
             boots.learn(self.asker.app()).await;
             self.arming.keep(&self.scenario, &mut self.asker).await;
+        } else {
+            self.arming.forget();
         }
     }
 
@@ -210,10 +212,7 @@ impl Watched {
                 let tell = |progress| board.capturing(&key, progress);
                 desk.begin(Failure { app, scenario, rounds, before, process, tell: &tell }).await;
             }
-            Turn::Ended(end) => {
-                self.arming.forget();
-                desk.end(app, scenario, end);
-            }
+            Turn::Ended(end) => desk.end(app, scenario, end),
             Turn::Flapping | Turn::Calm | Turn::Suppressed(_) => {
                 tracing::info!(app = %app.name, scenario = %scenario.name(), "{turn}");
             }

@@ -36,9 +36,10 @@ impl Guest {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Whether it takes commands.
-    pub(crate) fn answers(&self) -> bool {
-        lab(&["sh", &self.name, "true"]).status.success()
+    /// The same of a guest that may not answer.
+    pub(crate) fn ask(&self, command: &str) -> Option<String> {
+        let output = lab(&["sh", &self.name, command]);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
     /// The faults there are, a line each behind a line that says so.

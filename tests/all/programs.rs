@@ -99,6 +99,15 @@ impl Place {
         std::fs::write(self.path("agent.yaml"), config).unwrap();
     }
 
+    /// The agent knows this scenario, and no shipped one.
+    pub(crate) fn write_scenario(&self, name: &str, text: &str) {
+        std::fs::create_dir(self.path("own")).unwrap();
+        std::fs::write(self.path("own").join(name).with_extension("yaml"), text).unwrap();
+        let config = std::fs::read_to_string(self.path("agent.yaml")).unwrap();
+        let shipped = root().join("scenarios").display().to_string();
+        std::fs::write(self.path("agent.yaml"), config.replace(&shipped, "own")).unwrap();
+    }
+
     pub(crate) fn agent(&self) -> Program {
         self.start(env!("CARGO_BIN_EXE_lifesign"), "agent.yaml", &[])
     }

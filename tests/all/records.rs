@@ -4,6 +4,10 @@ use super::lab::Guest;
 use super::programs::Place;
 use serde_json::Value;
 
+/// Nor does anybody read its memory, which would tell as well.
+const UNSEEN: &str = "scenario: unseen\nprobe: [disk: { written-within: 10m }]\n\
+    diagnose: [host, qmp: [status, cpus, registers], records]\n";
+
 #[test]
 fn a_panic_that_no_console_tells_of_is_found_in_the_hosts_file() {
     // Kernels since 6.6 pack their log in parts of another size.
@@ -21,7 +25,8 @@ fn panics(guest: &Guest) {
         .filter(|line| !line.contains("console"))
         .map(|line| format!("{line}\n"))
         .collect::<String>();
-    place.write_agent_config(&format!("{unseen}    scenarios: [passive]\n"));
+    place.write_agent_config(&format!("{unseen}    scenarios: [unseen]\n"));
+    place.write_scenario("unseen", UNSEEN);
     let capture = |name: &str| {
         let out = place.lifesign(&["capture", "web", "--out", name, "--config", "agent.yaml"]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
