@@ -245,9 +245,14 @@ tasks_blocked() {
     done
 }
 
-# On a healthy disk it waits as well, but not for long.
+# On a healthy disk it waits as well, but not for long. It is its `sync` that
+# waits, or itself, if the journal was stopped first.
 writer_stays_blocked() {
-    tasks_blocked sync && sleep 1 && tasks_blocked sync
+    writer_blocked && sleep 1 && writer_blocked
+}
+
+writer_blocked() {
+    tasks_blocked sync || tasks_blocked lab-heartbeat
 }
 
 # Every console shell waits for the line that it leaves in its audit trail: with its `cat`, or before, for
