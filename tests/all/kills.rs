@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Enough to be killed in each part of a capture once.
-const KILLS: u32 = 6;
+/// One on each way that a capture takes.
+const KILLS: u32 = 3;
 
 /// Looks at the guest as EVE's manager does, every second, until `over`; gives what it saw.
 fn states(monitor: &Path, over: &AtomicBool) -> BTreeSet<String> {
