@@ -1,10 +1,10 @@
 //! Collects the evidence of an incident, step by step.
 //!
 //! Steps run from the least disturbing to the most, whatever the order in which they were asked
-//! for: what the guest said by itself, the host's view, its memory, the monitor's view, and only then
-//! keys that the guest has to answer. A step that fails is reported with its reason and the others go on; the
-//! budget ends the capture, never the agent. No step needs more consent than the app gave, or it is
-//! not taken.
+//! for: what the guest said by itself and what its kernel left behind, the host's view, its memory, the
+//! monitor's view, and only then keys that the guest has to answer. A step that fails is reported with
+//! its reason and the others go on; the budget ends the capture, never the agent. No step needs more
+//! consent than the app gave, or it is not taken.
 //!
 //! Whenever a capture ends, even by a crash, the guest is as it was or is made so at the next start:
 //! [`put_back`].
