@@ -156,7 +156,9 @@ pub(super) fn is_delay(name: &str) -> bool {
 /// Whether a CPU below this function writes to a terminal or to the console, which takes as long as
 /// the other end lets it.
 pub(super) fn is_printing(name: &str) -> bool {
-    ["n_tty_write", "console_unlock", "console_flush_all", "vprintk_emit"].contains(&name)
+    const NAMES: [&str; 5] =
+        ["n_tty_write", "console_unlock", "console_flush_all", "vprintk_emit", "__hvc_poll"];
+    NAMES.contains(&name)
 }
 
 /// Whether the function belongs to how a panic or an oops is reported, not to what caused it.
