@@ -19,8 +19,8 @@ pub(crate) fn deadlock(evidence: &Evidence) -> Option<Finding> {
     let mut finding = Finding::new(Class::Deadlock, Blame::GuestKernel, Confidence::High);
     let names: Vec<String> = tasks.iter().map(|task| name(task)).collect();
     finding.title = match tasks.len() {
-        1 => format!("deadlock: {} waits for a lock that it holds itself", names.concat()),
-        _ => format!("deadlock: {} wait for each other", list(&names, FACTS)),
+        1 => format!("{} waits for a lock that it holds itself", names.concat()),
+        _ => format!("{} wait for each other", list(&names, FACTS)),
     };
     let bystanders = bystanders(memory, &ring);
     if !bystanders.is_empty() {
