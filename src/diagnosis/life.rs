@@ -5,6 +5,7 @@ use crate::base::rung::{Answer, Rung};
 use crate::evidence::Evidence;
 use crate::evidence::qmp::Cpu;
 use crate::evidence::rounds::Probe;
+use std::ops::RangeBounds;
 
 /// Why the kernel must be alive, in a sentence.
 pub(super) fn kernel(evidence: &Evidence) -> Option<String> {
@@ -36,17 +37,19 @@ pub(super) fn guest(evidence: &Evidence) -> Option<String> {
         matches!(probe.rung, Rung::Userspace | Rung::Service) && probe.answer == Answer::Alive
     };
     let probe = probes.iter().find(answers)?;
-    let refuted = probes.iter().any(|probe| probe.answer == Answer::Dead);
-    (!refuted).then(|| format!("processes live: probe {} was answered", quoted(&probe.name)))
+    (!is_refuted(evidence, ..))
+        .then(|| format!("processes live: probe {} was answered", quoted(&probe.name)))
 }
 
-/// Why no process can be alive, in sentences.
-pub(super) fn userspace_is_dead(evidence: &Evidence) -> Vec<String> {
-    let refutes = |probe: &&Probe| probe.rung >= Rung::Userspace && probe.answer == Answer::Dead;
-    let probes = last_round(evidence).iter().filter(refutes);
-    probes
-        .map(|probe| format!("the {} did not answer probe {}", probe.rung, quoted(&probe.name)))
-        .collect()
+/// Whether the last round refuted one of these rungs.
+pub(super) fn is_refuted(evidence: &Evidence, rungs: impl RangeBounds<Rung>) -> bool {
+    let refutes = |probe: &Probe| probe.answer == Answer::Dead && rungs.contains(&probe.rung);
+    last_round(evidence).iter().any(refutes)
+}
+
+/// Whether the kernel lives, and nobody refuted that processes do: what it said of a mistake was no end.
+pub(super) fn went_on(evidence: &Evidence) -> bool {
+    kernel(evidence).is_some() && !is_refuted(evidence, Rung::Userspace..)
 }
 
 /// What the last round asked.

@@ -45,7 +45,7 @@ pub(super) fn gave_up(log: &KernelLog, report: &Report) -> Finding {
 
 /// The kernel killed a task for a mistake of its own, and was not heard of since.
 pub(super) fn oops(evidence: &Evidence) -> Option<Finding> {
-    if life::kernel(evidence).is_some() && life::userspace_is_dead(evidence).is_empty() {
+    if life::went_on(evidence) {
         return None;
     }
     oopsed(evidence, &evidence.console, CONSOLE)

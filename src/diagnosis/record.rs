@@ -37,7 +37,7 @@ pub(super) fn panic(evidence: &Evidence) -> Option<Finding> {
 
 /// The kernel killed a task for a mistake of its own, and wrote so.
 pub(super) fn oops(evidence: &Evidence) -> Option<Finding> {
-    if life::kernel(evidence).is_some() && life::userspace_is_dead(evidence).is_empty() {
+    if life::went_on(evidence) {
         return None;
     }
     let record = latest(evidence, "Oops")?;

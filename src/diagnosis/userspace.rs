@@ -2,7 +2,7 @@
 
 use super::say::{count, quoted};
 use super::{Blame, Class, Confidence, Finding, life};
-use crate::base::rung::{Answer, Rung};
+use crate::base::rung::Rung;
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::ReportKind;
 use crate::evidence::qmp::Cpu;
@@ -11,8 +11,7 @@ use crate::evidence::sysrq::{Memory, Outcome, Task};
 /// Processes do not answer, and nothing is known to be wrong with the kernel.
 pub(super) fn dead(evidence: &Evidence) -> Option<Finding> {
     let kernel = life::kernel(evidence)?;
-    let dead = life::userspace_is_dead(evidence);
-    if dead.is_empty() {
+    if !life::is_refuted(evidence, Rung::Userspace..) {
         return None;
     }
     let mut finding = Finding::new(Class::UserspaceDead, Blame::GuestUserspace, Confidence::Medium);
@@ -23,9 +22,7 @@ pub(super) fn dead(evidence: &Evidence) -> Option<Finding> {
         return Some(finding);
     }
     // A service or a cable may have failed alone.
-    let refuted = life::last_round(evidence).iter();
-    let mut refuted = refuted.filter(|probe| probe.answer == Answer::Dead);
-    if !refuted.any(|probe| probe.rung == Rung::Userspace) {
+    if !life::is_refuted(evidence, Rung::Userspace..=Rung::Userspace) {
         return None;
     }
     without_cause(evidence, &mut finding);
