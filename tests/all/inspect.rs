@@ -190,7 +190,7 @@ fn a_deadlock_shows_both_owners() {
         is(
             &inspection,
             Class::Deadlock,
-            &["deadlock", "lab_order_ab (", "lab_order_ba (", "wait for each other"],
+            &["lab_order_ab (", "lab_order_ba (", "wait for each other"],
         );
         let memory = &inspection.memory;
         let owner = |lock: &str| {
