@@ -14,6 +14,7 @@ use crate::capture;
 use crate::evidence::host::Pressure;
 use crate::evidence::qmp;
 use crate::evidence::rounds::{self, Round, Rounds};
+use crate::hypervisor::events::{Events, Mark, Told};
 use crate::ladder::{self, Context, Ladder, Pause, Rules, State, Testimony, Turn, Verdict};
 use crate::scenario::Scenario;
 use crate::scenario::schedule::{By, Due, Schedule, Suppressed, share};
@@ -36,6 +37,9 @@ struct Watched {
     booted: Option<Instant>,
     rounds: VecDeque<Round>,
     before: Vec<qmp::Reply>,
+    /// What the hypervisor tells by itself, and how much of it had come when the guest was alive.
+    events: Told,
+    seen: Mark,
     arming: Arming,
 }
 
@@ -51,11 +55,12 @@ pub async fn watch(bound: Bound, desk: Arc<Desk>, board: Board, stop: watch::Rec
     let started = Clock::now();
     let Bound { app, scenarios, secrets, .. } = bound;
     channel::withdraw(&app).await;
+    let events = Events::of(app.events.clone());
     let mut watched: Vec<Watched> = scenarios
         .into_iter()
         .map(|scenario| {
             let asker = Asker::new(app.clone(), secrets.clone()).with_log(desk.log.clone());
-            Watched::new(scenario, asker, &desk, started)
+            Watched::new(scenario, asker, events.told(), &desk, started)
         })
         .collect();
     // It is of the app, whichever of its scenarios changed it.
@@ -93,7 +98,7 @@ fn next_round(watched: &mut [Watched]) -> Option<(&mut Watched, Due)> {
 }
 
 impl Watched {
-    fn new(scenario: Scenario, asker: Asker, desk: &Desk, now: Instant) -> Self {
+    fn new(scenario: Scenario, asker: Asker, events: Told, desk: &Desk, now: Instant) -> Self {
         let app = asker.app();
         let rules = Rules::from(scenario.timing());
         let ladder = match desk.resume(app, &scenario) {
@@ -102,13 +107,15 @@ impl Watched {
         };
         let schedule = Schedule::new(&scenario, now, share(&app.id, scenario.name()));
         let (rounds, before) = (VecDeque::new(), Vec::new());
-        let arming = Arming::default();
-        Self { scenario, asker, schedule, ladder, booted: None, rounds, before, arming }
+        let (seen, arming) = (Mark::default(), Arming::default());
+        let booted = None;
+        Self { scenario, asker, schedule, ladder, booted, rounds, before, events, seen, arming }
     }
 
     async fn round(&mut self, desk: &Desk, board: &Board, boots: &mut Boots) {
         let begun = Clock::now();
         let wall = Clock::wall();
+        let so_far = self.events.so_far();
         match desk.pauses.of(self.asker.app(), wall) {
             Some(pause) => self.schedule.pause(pause),
             None => self.schedule.resume(),
@@ -143,6 +150,7 @@ impl Watched {
             self.act(turn, desk, board, boots.process()).await;
         }
         if answer == Answer::Alive {
+            self.seen = so_far;
             boots.learn(self.asker.app()).await;
             self.arming.keep(&self.scenario, &mut self.asker).await;
         } else {
@@ -206,7 +214,8 @@ impl Watched {
             }
             Turn::Failed => {
                 let rounds = Rounds { rounds: self.rounds.iter().cloned().collect() };
-                let before = std::mem::take(&mut self.before);
+                let mut before = self.events.since(self.seen);
+                before.append(&mut self.before);
                 board.show(self.shown());
                 let key = (app.id, scenario.name().clone());
                 let tell = |progress| board.capturing(&key, progress);

@@ -36,6 +36,16 @@ pub const SCREEN_BYTES: usize = 2 * 1024 * 1024;
 /// Events that one connection to a monitor remembers; in its second a storm of errors may come.
 pub const QMP_EVENTS: usize = 32;
 
+/// Of one kind of event the latest, where they are listened to all the time: a guest can cause some kinds at
+/// will, and must not push out the others.
+pub const QMP_EVENTS_ALIKE: usize = 8;
+
+/// Kinds of events. QEMU 10 has some sixty, of which a VM may see a dozen.
+pub const QMP_EVENT_KINDS: usize = 24;
+
+/// Events that are read out of a bundle.
+pub const QMP_EVENTS_READ: usize = QMP_EVENTS + QMP_EVENTS_ALIKE * QMP_EVENT_KINDS;
+
 /// What an event may tell. A guest that panics says in its event where.
 pub const QMP_EVENT_BYTES: usize = 1024;
 

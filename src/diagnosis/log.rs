@@ -5,6 +5,7 @@ use super::say::{count, place, quoted};
 use super::{Blame, Class, Confidence, Finding, life, record, signature};
 use crate::evidence::Evidence;
 use crate::evidence::kernel_log::{KernelLog, Report, ReportKind};
+use crate::evidence::qmp::Qmp;
 use crate::evidence::trace::Frame;
 
 /// What an oops leaves locked is missed within minutes; what fails an hour later has other causes.
@@ -218,7 +219,7 @@ fn confirm(evidence: &Evidence, finding: &mut Finding) {
 /// What only a kernel that gave up leaves behind in its machine.
 pub(super) fn died(evidence: &Evidence) -> Vec<String> {
     let mut facts = Vec::new();
-    if evidence.qmp.as_ref().is_some_and(|qmp| qmp.status.as_deref() == Some("guest-panicked")) {
+    if evidence.qmp.as_ref().is_some_and(Qmp::told_of_panic) {
         facts.push("the guest told the hypervisor that it panicked".to_owned());
     }
     if super::cpu::all_apics_are_off(evidence) {

@@ -251,6 +251,7 @@ pub fn diagnose(evidence: &Evidence) -> Diagnosis {
     if finding.confidence == Confidence::Low && finding.blame != Blame::Host {
         finding.facts_for.extend(host::remarks(evidence));
     }
+    finding.facts_for.extend(vmm::watchdog(evidence));
     finding.facts_for.extend(probes(evidence));
     finding.facts_for.extend(record::history(evidence));
     Diagnosis {

@@ -1,7 +1,9 @@
 //! The hypervisor's process and its run state: what the guest has no part in.
 
+use super::say::quoted;
 use super::{Blame, Class, Confidence, Finding, disk, host};
 use crate::evidence::Evidence;
+use crate::evidence::qmp::machine::{Event, What};
 
 /// The process ended.
 pub(super) fn gone(evidence: &Evidence) -> Option<Finding> {
@@ -57,10 +59,20 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
     Some(finding)
 }
 
+/// That the guest stopped to feed its watchdog.
+pub(super) fn watchdog(evidence: &Evidence) -> Option<String> {
+    let ran_out = |event: &&Event| matches!(&event.what, What::Watchdog(_));
+    let last = evidence.qmp.as_ref()?.events.iter().rfind(ran_out)?;
+    let What::Watchdog(action) = &last.what else { return None };
+    let action = quoted(action);
+    Some(format!("the guest's watchdog ran out, and the hypervisor's answer was: {action}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Class, diagnose};
     use crate::evidence::Evidence;
+    use crate::evidence::qmp::machine::{Event, What};
     use crate::evidence::qmp::{Apic, Cpu, Qmp, Registers};
 
     #[test]
@@ -75,5 +87,32 @@ mod tests {
         assert_eq!(judged("running").class, Class::Panic);
         let unstarted = judged("prelaunch");
         assert_eq!((unstarted.class, &unstarted.subject[..]), (Class::Paused, "prelaunch"));
+    }
+
+    fn after(events: Vec<What>) -> Evidence {
+        let event = |what| Event { name: "EVENT".to_owned(), at_s: None, what };
+        let events = events.into_iter().map(event).collect();
+        let qmp = Qmp { status: Some("running".to_owned()), events, ..Qmp::default() };
+        Evidence { qmp: Some(qmp), ..Evidence::default() }
+    }
+
+    #[test]
+    fn a_guest_that_told_of_its_panic_has_panicked_until_it_begins_anew() {
+        let told = || What::Panicked("run".to_owned());
+        let panicked = diagnose(&after(vec![told()]));
+        assert_eq!(panicked.class, Class::Panic);
+        assert_eq!(panicked.facts_for, ["the guest told the hypervisor that it panicked"]);
+        let booted = vec![told(), What::Reset("guest-reset".to_owned())];
+        assert_eq!(diagnose(&after(booted)).class, Class::Silent);
+    }
+
+    #[test]
+    fn a_watchdog_that_ran_out_is_told() {
+        let diagnosis = diagnose(&after(vec![What::Watchdog("none".to_owned()), What::Stop]));
+        let said = "the guest's watchdog ran out, and the hypervisor's answer was: none";
+        assert_eq!(
+            (diagnosis.class, &diagnosis.facts_for[..]),
+            (Class::Silent, &[said.to_owned()][..])
+        );
     }
 }

@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod boot;
 pub mod channel;
 pub mod chardev;
+pub mod events;
 pub mod process;
 pub mod qmp;
 pub mod ram;

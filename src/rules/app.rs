@@ -33,6 +33,8 @@ pub struct App {
     pub flash: Option<PathBuf>,
     /// The socket of its hypervisor's monitor.
     pub qmp: Option<PathBuf>,
+    /// A monitor that is kept open for what the hypervisor tells by itself.
+    pub events: Option<PathBuf>,
     /// The socket of its guest agent.
     pub guest_agent: Option<PathBuf>,
     /// Where it can be reached, the likeliest first.
@@ -117,6 +119,7 @@ impl App {
             erst: None,
             flash: None,
             qmp: None,
+            events: None,
             guest_agent: None,
             addresses: Vec::new(),
             interfaces: Vec::new(),
@@ -140,6 +143,7 @@ impl App {
         fill(&mut self.erst, other.erst.as_ref());
         fill(&mut self.flash, other.flash.as_ref());
         fill(&mut self.qmp, other.qmp.as_ref());
+        fill(&mut self.events, other.events.as_ref());
         fill(&mut self.guest_agent, other.guest_agent.as_ref());
         for (key, value) in &other.labels {
             self.labels.entry(key.clone()).or_insert_with(|| value.clone());

@@ -207,6 +207,7 @@ fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)
     let erst = map.optional("erst");
     let flash = map.optional("flash");
     let qmp = map.optional("qmp");
+    let events = map.optional("events");
     let guest_agent = map.optional("guest-agent");
     let disks: Option<Vec<PathBuf>> = map.or("disks", Vec::new());
     let labels = match map.node("labels") {
@@ -224,6 +225,7 @@ fn read_app(node: &Node, notes: &Notes, known: &Scenarios) -> Option<(App, Rule)
         erst,
         flash,
         qmp,
+        events,
         guest_agent,
         disks: disks?.into_iter().map(|path| Disk { path, ..Disk::default() }).collect(),
         ..App::new(id, name?)

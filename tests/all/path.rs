@@ -2,6 +2,8 @@
 
 use super::lab::Guest;
 use super::programs::{Place, eventually, only};
+use lifesign::hypervisor::qmp::Monitor;
+use serde_json::json;
 
 /// Breaks a guest and gives what `show` prints of the incident once its evidence is stored.
 fn incident_of(guest: &Guest, fault: &str) -> (String, serde_json::Value) {
@@ -103,4 +105,34 @@ fn a_guest_that_somebody_paused_is_no_incident() {
     });
     std::thread::sleep(std::time::Duration::from_secs(8));
     assert!(place.incidents().is_empty() && !agent.log().contains("has failed"));
+}
+
+#[test]
+fn what_the_hypervisor_told_by_itself_is_in_the_evidence() {
+    let guest = Guest::up("events", &[]);
+    let place = Place::new(&guest);
+    let kept = format!("    events: {}\n", guest.file("listener.qmp").display());
+    place.write_agent_config(&(place.binding(&guest) + &kept));
+    let _controller = place.controller();
+    let _agent = place.agent();
+    eventually("the app is healthy", 20, || {
+        place.agent_page("/metrics")?.contains("answer=\"alive\"").then_some(())
+    });
+    guest.break_it("userspace-stopped");
+    // Nobody who asks now and then could tell of such a moment.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut monitor = Monitor::connect(&guest.file("lab.qmp")).await.unwrap();
+        for command in ["stop", "cont"] {
+            monitor.ask(command, json!({})).await.unwrap();
+        }
+    });
+    let incident = eventually("an incident with its evidence", 60, || {
+        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
+    });
+    let id = incident["incident"].as_str().unwrap();
+    let shown = place.ask_controller(&["show", id, "--config", "controller.yaml"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let said = |words: &str| shown.lines().any(|it| it.contains("event") && it.contains(words));
+    assert!(said("STOP") && said("RESUME"), "{shown}");
 }

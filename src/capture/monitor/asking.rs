@@ -112,12 +112,8 @@ impl Asking {
     /// What happened while it was asked.
     pub(super) fn leave(&mut self, monitor: Monitor) {
         let after_ms = self.elapsed_ms();
-        self.replies.extend(monitor.into_events().into_iter().map(|(name, value)| Reply {
-            command: format!("event {name}"),
-            after_ms,
-            value,
-            error: None,
-        }));
+        let events = monitor.into_events().into_iter();
+        self.replies.extend(events.map(|(name, value)| Reply::event(&name, value, after_ms)));
     }
 
     async fn registers(&mut self, monitor: &mut Monitor) -> Result<(), AskError> {

@@ -17,7 +17,7 @@ use spin::Spin;
 
 /// A panicked kernel switches off all interrupt controllers, and one CPU waits for nothing.
 pub(super) fn panic(evidence: &Evidence) -> Option<Finding> {
-    let told = evidence.qmp.as_ref()?.status.as_deref() == Some("guest-panicked");
+    let told = evidence.qmp.as_ref()?.told_of_panic();
     let runs = |cpu: &&Cpu| cpu.samples.last().is_some_and(|registers| !registers.halted);
     let running: Vec<u32> =
         life::vcpus(evidence).iter().filter(runs).map(|cpu| cpu.index).collect();

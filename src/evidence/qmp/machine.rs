@@ -64,7 +64,7 @@ pub struct Queue {
     pub not_taken: u64,
 }
 
-/// What happened while the monitor was asked.
+/// What the hypervisor told by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The hypervisor's name for it.

@@ -9,7 +9,7 @@ mod monitor;
 
 use crate::base::limits;
 use disks::{Disk, Drive};
-use machine::{Balloon, Channel, Event, Machine, Virtio};
+use machine::{Balloon, Channel, Event, Machine, Virtio, What};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,6 +36,14 @@ pub struct Reply {
     pub error: Option<String>,
 }
 
+impl Reply {
+    /// What the hypervisor told by itself: `name` has no space, `value` is the whole message.
+    #[must_use]
+    pub fn event(name: &str, value: Value, after_ms: u64) -> Self {
+        Self { command: format!("event {name}"), after_ms, value, error: None }
+    }
+}
+
 /// What was read out of the replies.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Qmp {
@@ -59,7 +67,7 @@ pub struct Qmp {
     pub devices: Vec<(String, String)>,
     /// Its virtio devices, by path.
     pub virtio: BTreeMap<String, Virtio>,
-    /// What happened while the monitor was asked.
+    /// What the hypervisor told by itself, in time.
     pub events: Vec<Event>,
 }
 
@@ -124,6 +132,15 @@ impl Qmp {
             qmp.take(reply);
         }
         Some(qmp)
+    }
+
+    /// Whether the guest said that it panicked, and did not begin anew since.
+    #[must_use]
+    pub fn told_of_panic(&self) -> bool {
+        let ends = |event: &&Event| matches!(event.what, What::Panicked(_) | What::Reset(_));
+        let last = self.events.iter().rfind(ends);
+        self.status.as_deref() == Some("guest-panicked")
+            || last.is_some_and(|event| matches!(event.what, What::Panicked(_)))
     }
 
     fn take(&mut self, reply: &Reply) {
@@ -195,7 +212,7 @@ impl Qmp {
                 let last = self.disks.values_mut().filter_map(|looks| looks.last_mut());
                 disks::add_queue(last, path, value);
             }
-            "event" if self.events.len() < limits::QMP_EVENTS => {
+            "event" if self.events.len() < limits::QMP_EVENTS_READ => {
                 self.events.push(Event::read(about, value));
             }
             _ => {}

@@ -18,9 +18,13 @@ use session::{Message, Session};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
+
+/// How often it is waited anew for a monitor that has nothing to tell.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// A connection to a monitor, for a second.
 #[derive(Debug)]
@@ -212,16 +216,27 @@ impl Monitor {
         self.events
     }
 
-    fn note(&mut self, mut name: String, mut value: Value) {
-        if self.events.len() == limits::QMP_EVENTS {
-            return;
+    /// Waits for what it tells by itself, for as long as it takes. Only a monitor for which nobody waits
+    /// behind us may be kept so ([`crate::hypervisor::events`]).
+    ///
+    /// # Errors
+    ///
+    /// When it goes away, or tells what is no event.
+    pub(super) async fn event(&mut self) -> Result<(String, Value), AskError> {
+        loop {
+            self.deadline = Instant::now() + QUIET;
+            match self.next("events").await {
+                Ok(Message::Event { name, value }) => return Ok(bounded(name, value)),
+                Ok(_) | Err(AskError::Late { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
-        name.retain(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-'));
-        name.truncate(limits::QMP_EVENT_BYTES);
-        if value.to_string().len() > limits::QMP_EVENT_BYTES {
-            value = json!({ "timestamp": value.get("timestamp") });
+    }
+
+    fn note(&mut self, name: String, value: Value) {
+        if self.events.len() < limits::QMP_EVENTS {
+            self.events.push(bounded(name, value));
         }
-        self.events.push((name, value));
     }
 
     async fn next(&mut self, command: &str) -> Result<Message, AskError> {
@@ -241,4 +256,14 @@ impl Monitor {
             }
         }
     }
+}
+
+/// An event whose name is a word, and which is not too large to be kept.
+fn bounded(mut name: String, value: Value) -> (String, Value) {
+    name.retain(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-'));
+    name.truncate(limits::QMP_EVENT_BYTES);
+    if value.to_string().len() <= limits::QMP_EVENT_BYTES {
+        return (name, value);
+    }
+    (name, json!({ "timestamp": value.get("timestamp") }))
 }
