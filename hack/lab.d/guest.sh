@@ -5,6 +5,8 @@ LAB_ROOT=$LAB_REPOSITORY/target/lab
 
 LAB_UP_SECONDS=90
 
+LAB_FIRMWARE=/usr/share/OVMF
+
 # Sets LAB_NAME and LAB_GUEST, the directory of the guest.
 choose_guest() {
     LAB_NAME=$1
@@ -38,7 +40,7 @@ guest_up() {
     shift
     local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
     local memory=512 smp=2 agent=no qga=no disk=no beat=no net=no tap=no login=no
-    local shim=no door=no label=no erst=no
+    local shim=no door=no label=no erst=no uefi=no
     parse_options "$@"
     prepare_kernel "$kernel"
     claim_directory
@@ -47,6 +49,7 @@ guest_up() {
     [ $disk = no ] || make_disk
     [ $beat = no ] || truncate -s 1M "$LAB_GUEST/beat.img"
     [ $tap = no ] || make_cable
+    [ $uefi = no ] || make_firmware
     "write_config_$wiring" >"$LAB_GUEST/qemu.cfg"
     local boots=1
     boot
@@ -70,7 +73,7 @@ parse_options() {
             shift
             ;;
         --tap) net=yes tap=yes ;;
-        --quiet | --login | --agent | --qga | --disk | --beat | --net | --shim | --door | --label | --erst)
+        --quiet | --login | --agent | --qga | --disk | --beat | --net | --shim | --door | --label | --erst | --uefi)
             printf -v "${1#--}" yes
             ;;
         *) die "up knows no option '$1': see hack/lab help" ;;
@@ -114,7 +117,7 @@ claim_directory() {
 
 write_about() {
     local key
-    for key in kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst; do
+    for key in kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst uefi; do
         echo "$key=${!key}"
     done
 }
@@ -130,6 +133,11 @@ make_disk() {
     truncate -s 64M "$LAB_GUEST/disk.img"
     mkfs.ext4 -q -F -L lab -E lazy_itable_init=0,lazy_journal_init=0 "$LAB_GUEST/disk.img" ||
         die "failed to make a file system in $LAB_GUEST/disk.img: see the line above"
+}
+
+make_firmware() {
+    need ovmf
+    cp "$LAB_FIRMWARE/OVMF_VARS_4M.fd" "$LAB_GUEST/VARS.fd"
 }
 
 # A network namespace of the host's is for all; a name is for this repository.
@@ -318,6 +326,7 @@ config_options() {
     [ "$beat" = no ] || config_disk beat.img 1 7
     [ "$net" = no ] || config_net
     [ "$erst" = no ] || config_erst
+    [ "$uefi" = no ] || config_firmware
 }
 
 config_agent() {
@@ -374,6 +383,25 @@ config_erst() {
 CONFIG
 }
 
+# Its code is for all, its variables are the guest's own.
+config_firmware() {
+    cat <<CONFIG
+
+[drive]
+  if = "pflash"
+  format = "raw"
+  unit = "0"
+  readonly = "on"
+  file = "$LAB_FIRMWARE/OVMF_CODE_4M.fd"
+
+[drive]
+  if = "pflash"
+  format = "raw"
+  unit = "1"
+  file = "$LAB_GUEST/VARS.fd"
+CONFIG
+}
+
 config_net() {
     cat <<CONFIG
 
@@ -405,7 +433,7 @@ config_backend() {
 start_qemu() {
     local where=()
     [ "$tap" = no ] || where=(as_root ip netns exec "$(cable_network)")
-    "${where[@]}" qemu-system-x86_64 -daemonize -display none -S -no-user-config -nodefaults \
+    "${where[@]}" "${LAB_QEMU:-qemu-system-x86_64}" -daemonize -display none -S -no-user-config -nodefaults \
         -no-shutdown -accel tcg -cpu max -serial chardev:charserial0 \
         -name "$LAB_NAME" -uuid "$(cat "$LAB_GUEST/uuid")" \
         -readconfig "$LAB_GUEST/qemu.cfg" -pidfile "$LAB_GUEST/pid" \
@@ -463,9 +491,9 @@ await_guest() {
 
 # While a kernel patches itself, QEMU's emulation now and then runs the
 # breakpoint on one CPU after another CPU took it away, which kills the guest
-# or one of its CPUs before it is up. Nothing that the lab breaks can look so: it breaks later.
+# or one of its CPUs before it is up, or keeps it there for good. Nothing that the lab breaks can look so: it breaks later.
 emulator_tripped() {
-    grep -q 'int3: 0000 \[#1\]' "$LAB_GUEST/console.log"
+    grep -qE 'int3: 0000 \[#1\]|asm_exc_int3' "$LAB_GUEST/console.log"
 }
 
 give_guest_up() {

@@ -12,7 +12,7 @@ LAB_CACHE=$LAB_REPOSITORY/target/lab/.cache
 LAB_KERNELS=(6.12 6.1)
 
 # In the order of loading; what they depend on comes by itself.
-LAB_MODULES=(virtio_pci virtio_console virtio_blk virtio_net ext4)
+LAB_MODULES=(virtio_pci virtio_console virtio_blk virtio_net ext4 efi_pstore)
 
 prepare_all() {
     local kernel

@@ -12,11 +12,18 @@ const UNSEEN: &str = "scenario: unseen\nprobe: [disk: { written-within: 10m }]\n
 fn a_panic_that_no_console_tells_of_is_found_in_the_hosts_file() {
     // Kernels since 6.6 pack their log in parts of another size.
     for kernel in ["6.1", "6.12"] {
-        panics(&Guest::up("records", &["--erst", "--kernel", kernel]));
+        let guest = Guest::up("records", &["--erst", "--kernel", kernel]);
+        panics(&guest, "erst", "acpi-erst");
     }
 }
 
-fn panics(guest: &Guest) {
+#[test]
+fn without_that_file_it_is_found_among_the_firmwares_variables() {
+    panics(&Guest::up("variables", &["--uefi"]), "VARS.fd", "the firmware's variables");
+}
+
+/// `file` has what the kernel left, which is called `store`.
+fn panics(guest: &Guest, file: &str, store: &str) {
     let place = Place::empty();
     let binding = place.binding(guest);
     // No file of it is named: it is found by what the hypervisor was started with. And no console.
@@ -42,7 +49,7 @@ fn panics(guest: &Guest) {
     assert_eq!(step(&before)["reason"], "the kernel left no record");
 
     guest.break_it("panic");
-    let store = std::fs::read(guest.file("erst")).unwrap();
+    let left = std::fs::read(guest.file(file)).unwrap();
     let after = capture("after");
     assert_eq!(step(&after)["outcome"], "done", "{after:#}");
     assert_eq!(after["diagnosis"]["class"], "panic", "{after:#}");
@@ -50,11 +57,11 @@ fn panics(guest: &Guest) {
     assert_eq!(after["diagnosis"]["confidence"], "medium", "{after:#}");
     let facts = after["diagnosis"]["facts_for"].as_array().unwrap();
     let first = facts[0].as_str().unwrap();
-    assert!(first.starts_with("the kernel's record in acpi-erst of 20"), "{first}");
+    assert!(first.starts_with(&format!("the kernel's record in {store} of 20")), "{first}");
     assert!(first.contains("reports a panic"), "{first}");
     let shown = place.lifesign(&["show", "after", "--config", "agent.yaml"]);
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("From the record of 20") && shown.contains("] Kernel panic"), "{shown}");
     assert!(guest.lives());
-    assert_eq!(std::fs::read(guest.file("erst")).unwrap(), store, "it was only read");
+    assert_eq!(std::fs::read(guest.file(file)).unwrap(), left, "it was only read");
 }
