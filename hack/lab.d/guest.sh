@@ -434,7 +434,7 @@ start_qemu() {
     local where=()
     [ "$tap" = no ] || where=(as_root ip netns exec "$(cable_network)")
     "${where[@]}" "${LAB_QEMU:-qemu-system-x86_64}" -daemonize -display none -S -no-user-config -nodefaults \
-        -no-shutdown -accel tcg -cpu max -serial chardev:charserial0 \
+        -no-shutdown -accel tcg -cpu "${LAB_CPU:-max}" -serial chardev:charserial0 \
         -name "$LAB_NAME" -uuid "$(cat "$LAB_GUEST/uuid")" \
         -readconfig "$LAB_GUEST/qemu.cfg" -pidfile "$LAB_GUEST/pid" \
         -kernel "$GUEST/vmlinuz" -initrd "$GUEST/initramfs" -append "$(kernel_arguments)" \

@@ -191,9 +191,7 @@ fn a_corrupt_parcel_is_set_aside_and_the_others_go() {
     let _controller = place.controller();
     let agent = place.agent();
     logged(&agent, &["corrupt"]);
-    eventually("the incident arrives all the same", 30, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    eventually("the incident arrives all the same", 30, || place.diagnosed());
     assert!(place.path("state/spool/corrupt").read_dir().unwrap().next().is_some());
 }
 
@@ -211,9 +209,7 @@ fn a_full_disk_loses_nothing() {
     let health = place.agent_page("/health").unwrap();
     assert!(health.contains("503") && health.contains("spool:"), "{health}");
     let _controller = place.controller();
-    eventually("the evidence arrives from memory", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    eventually("the evidence arrives from memory", 60, || place.diagnosed());
     only(place.incidents());
     std::fs::remove_file(state.join("filler")).unwrap();
     eventually("the disk is used again", 30, || {

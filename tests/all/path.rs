@@ -14,9 +14,7 @@ fn incident_of(guest: &Guest, fault: &str) -> (String, serde_json::Value) {
         place.agent_page("/metrics")?.contains("answer=\"alive\"").then_some(())
     });
     guest.break_it(fault);
-    let incident = eventually("an incident with its evidence", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    let incident = eventually("an incident with its evidence", 60, || place.diagnosed());
     only(place.incidents());
     let id = incident["incident"].as_str().unwrap();
     let shown = place.ask_controller(&["show", id, "--config", "controller.yaml"]);
@@ -53,9 +51,7 @@ fn a_guest_that_answers_again_ends_its_incident() {
     let _controller = place.controller();
     let agent = place.agent();
     guest.break_it("vmm-stopped");
-    let incident = eventually("an incident", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    let incident = eventually("an incident", 60, || place.diagnosed());
     assert_eq!(incident["diagnosis"]["class"], "vmm-stopped");
     guest.go_on();
     eventually("the incident ends", 20, || only(place.incidents())["ended_unix_ms"].as_i64());
@@ -127,9 +123,7 @@ fn what_the_hypervisor_told_by_itself_is_in_the_evidence() {
             monitor.ask(command, json!({})).await.unwrap();
         }
     });
-    let incident = eventually("an incident with its evidence", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    let incident = eventually("an incident with its evidence", 60, || place.diagnosed());
     let id = incident["incident"].as_str().unwrap();
     let shown = place.ask_controller(&["show", id, "--config", "controller.yaml"]);
     let shown = String::from_utf8(shown.stdout).unwrap();

@@ -164,6 +164,14 @@ impl Place {
         Command::new(program).current_dir(self.directory.path()).args(arguments).output().unwrap()
     }
 
+    /// The first incident whose evidence the controller has stored and looked into.
+    pub(crate) fn diagnosed(&self) -> Option<Value> {
+        let is_done = |incident: &Value| {
+            incident["state"] == "stored" && !incident["diagnosis"].is_null()
+        };
+        self.incidents().into_iter().find(is_done)
+    }
+
     /// What the controller knows.
     pub(crate) fn incidents(&self) -> Vec<Value> {
         let output = self.ask_controller(&["incidents", "--json", "--config", "controller.yaml"]);

@@ -42,9 +42,7 @@ fn a_bundle_survives_the_death_of_both_sides() {
     let _agent = place.agent();
     let _controller = place.controller();
 
-    let incident = eventually("the evidence is stored", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    let incident = eventually("the evidence is stored", 60, || place.diagnosed());
     let id = incident["incident"].as_str().unwrap();
     let exported = place.path("exported");
     let export = place.ask_controller(&[
@@ -77,9 +75,7 @@ fn an_agent_killed_while_it_collects_says_so() {
     eventually("the headline", 60, || (!place.incidents().is_empty()).then_some(()));
     agent.kill();
     let _agent = place.agent();
-    let incident = eventually("what there is", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    let incident = eventually("what there is", 60, || place.diagnosed());
     let id = incident["incident"].as_str().unwrap();
     let shown = place.ask_controller(&["show", id, "--config", "controller.yaml"]);
     let shown = String::from_utf8(shown.stdout).unwrap();
@@ -96,9 +92,7 @@ fn an_app_that_was_restarted_while_nobody_watched_is_not_the_one_that_hung() {
     let _controller = place.controller();
     let agent = place.agent();
     guest.break_it("vmm-stopped");
-    eventually("an incident", 60, || {
-        place.incidents().into_iter().find(|incident| incident["state"] == "stored")
-    });
+    eventually("an incident", 60, || place.diagnosed());
     agent.kill();
     guest.restart(&[]);
     let agent = place.agent();
