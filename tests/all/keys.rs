@@ -7,6 +7,13 @@ pub(super) fn level(guest: &Guest) -> String {
     guest.sh("cut -f 1 /proc/sys/kernel/printk").trim().to_owned()
 }
 
+/// A binding without some of its lines.
+pub(super) fn without(keys: &[&str], binding: &str) -> String {
+    let has =
+        |line: &&str| !keys.iter().any(|key| line.trim_start().starts_with(&format!("{key}:")));
+    binding.split_inclusive('\n').filter(has).collect()
+}
+
 fn capture(place: &Place) -> String {
     let output = place.lifesign(&["capture", "--config", "agent.yaml", "web"]);
     String::from_utf8(output.stdout).unwrap()
@@ -45,13 +52,26 @@ fn a_mask_that_refuses_is_passed_by_whoever_is_inside() {
     // The scenario's probe says that a shell is there, and it is root's.
     assert!(said.contains("sysrq task-states                  done"), "{said}");
     assert!(!said.contains("through the guest agent"), "{said}");
-    let console = format!("    console: {}\n", guest.file("cons").display());
     let agent = format!("    guest-agent: {}\n", guest.file("qga").display());
-    place.write_agent_config(&place.binding(&guest).replace(&console, &agent));
+    place.write_agent_config(
+        &(without(&["console", "console-log"], &place.binding(&guest)) + &agent),
+    );
     let said = capture(&place);
     let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("sysrq ")).collect();
     assert!(lines.len() >= 4, "{said}");
     let from_inside =
         |line: &&str| line.contains("done") && line.contains("through the guest agent");
     assert!(lines.iter().all(from_inside), "{said}");
+}
+
+#[test]
+fn a_console_that_is_only_logged_answers_the_machines_keyboard() {
+    let guest = Guest::up("keyboard", &["--wiring", "plain", "--sysrq", "all", "--quiet"]);
+    let place = Place::new(&guest);
+    place.write_agent_config(&without(&["console"], &place.binding(&guest)));
+    let said = capture(&place);
+    assert!(said.contains("answered by way of the machine's keyboard"), "{said}");
+    assert!(said.contains("sysrq task-states                  done"), "{said}");
+    assert!(said.contains("put back to 4"), "{said}");
+    assert_eq!(level(&guest), "4");
 }

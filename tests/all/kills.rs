@@ -5,7 +5,7 @@
 //! `hack/test` kills a few, `hack/kills` hundreds.
 
 use super::faults::has_focus;
-use super::keys::level;
+use super::keys::{level, without};
 use super::lab::Guest;
 use super::programs::{Place, eventually};
 use lifesign::base::time::Clock;
@@ -70,13 +70,12 @@ fn a_capture_that_is_killed_leaves_the_guest_as_it_was() {
     let guest = Guest::up("killed", &options);
     let place = Place::new(&guest);
     let by_console = place.binding(&guest);
-    let console = format!("    console: {}\n", guest.file("cons").display());
     let agent = format!("    guest-agent: {}\n", guest.file("qga").display());
     // By its console, through its agent, and by both.
     let ways = [
         by_console.clone(),
-        by_console.replace(&console, &agent),
-        by_console.replace(&console, &format!("{console}{agent}")),
+        without(&["console", "console-log"], &by_console) + &agent,
+        by_console.clone() + &agent,
     ];
     let lasts = ways.each_ref().map(|way| {
         place.write_agent_config(way);

@@ -46,24 +46,32 @@ pub(super) struct Keyboard {
 }
 
 impl Keyboard {
-    /// Opens the console. Where a person has it, nothing is pressed.
+    /// Opens the console, or its log if nothing else is known. Where a person has it, nothing is pressed.
     pub(super) async fn open(target: &Target, device: Option<ConsoleDevice>) -> Result<Self, No> {
-        let Some(path) = &target.console else {
-            return Err(No(Outcome::Skipped, "the binding names no `console`".to_owned()));
-        };
         let wiring = match &device {
             Some(device) if !device.muxed => Wiring::Plain,
             _ => Wiring::Mux,
         };
         let failed = |error: Error| No(Outcome::Failed, Chain(&error).to_string());
-        let console = Console::open(path, wiring).await.map_err(failed)?;
+        let opened = match (&target.console, &target.console_log) {
+            (Some(path), _) => Console::open(path, wiring).await,
+            (None, Some(log)) if target.qmp.is_some() => Console::open_log(log).await,
+            (None, _) => {
+                return Err(No(Outcome::Skipped, "the binding names no `console`".to_owned()));
+            }
+        };
+        let console = opened.map_err(failed)?;
         let label = device.map(|device| device.label).unwrap_or_default();
         Ok(Self { console, monitor: target.qmp.clone(), label })
     }
 
     /// Tries the key that does nothing, by each route that this console has.
     pub(super) async fn find_route(&mut self) -> Result<Option<Route>, Error> {
-        for route in Route::of(self.console.wiring(), self.monitor.is_some()) {
+        let routes = match self.console.is_log() {
+            true => vec![Route::Keyboard],
+            false => Route::of(self.console.wiring(), self.monitor.is_some()),
+        };
+        for route in routes {
             self.strike(route, HELP).await?;
             let deadline = Instant::now() + FIRST_WORD;
             let mut heard = self.console.listen(deadline, speaks).await?.bytes();
@@ -81,6 +89,9 @@ impl Keyboard {
 
     /// Whether a root shell listens, for one that is known to be there for us.
     pub(super) async fn has_root_shell(&mut self) -> Result<bool, Error> {
+        if self.console.is_log() {
+            return Ok(false);
+        }
         let deadline = Instant::now() + FIRST_WORD;
         let heard =
             console::ask(&mut self.console, "echo uid=$(id -u).", "uid=0.", deadline).await?;
@@ -89,6 +100,9 @@ impl Keyboard {
 
     /// The log level of the console, asked of a shell that is known to be there for us.
     pub(super) async fn level(&mut self) -> Result<Option<u8>, Error> {
+        if self.console.is_log() {
+            return Ok(None);
+        }
         let deadline = Instant::now() + FIRST_WORD;
         let line = [&[KILL_LINE], &b" cat /proc/sys/kernel/printk\r"[..]].concat();
         self.console.type_text(&line).await?;

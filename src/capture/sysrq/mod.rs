@@ -13,6 +13,8 @@
 //!   the log level is noted on disk, raised, and put back at the end
 //! ```
 //!
+//! A console that is only logged takes no keys, but the log has the answers: the machine's keyboard is left.
+//!
 //! Of a guest whose memory was read is known what its mask permits and how loud its console is. Where keys
 //! are off none is pressed; where dumps are forbidden one is, for its refusal shows that the kernel lives.
 //!

@@ -1,4 +1,4 @@
-//! The byte stream under a console: a unix socket, or a terminal device of the host.
+//! The byte stream under a console: a unix socket, a terminal device of the host, or only its log.
 //!
 //! A terminal device is a serial line or a pseudo-terminal. It is made raw, so that nothing on the
 //! way acts on the bytes or echoes them, and locked, so that two programs do not read each half.
@@ -6,12 +6,14 @@
 use nix::fcntl::OFlag;
 use nix::sys::termios::{self, BaudRate, ControlFlags, SetArg};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 /// An open line.
 #[derive(Debug)]
@@ -20,7 +22,12 @@ pub(super) enum Line {
     Socket(UnixStream),
     /// A terminal of the host.
     Terminal(AsyncFd<File>),
+    /// The file that a console is logged to, from its end on. Nobody can type there.
+    Log(tokio::fs::File),
 }
+
+/// How often a log is looked at: an answer has many lines.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What serial consoles are set to nearly everywhere. A pseudo-terminal does not mind.
 const SPEED: BaudRate = BaudRate::B115200;
@@ -35,6 +42,16 @@ impl Line {
         UnixStream::connect(path).await.map(Self::Socket)
     }
 
+    /// Opens what a console is logged to.
+    pub(super) async fn open_log(path: &Path) -> io::Result<Self> {
+        if !tokio::fs::metadata(path).await?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut log = tokio::fs::File::open(path).await?;
+        log.seek(SeekFrom::End(0)).await?;
+        Ok(Self::Log(log))
+    }
+
     pub(super) async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Socket(stream) => stream.read(chunk).await,
@@ -45,6 +62,12 @@ impl Line {
                     Ok(Err(error)) if error.raw_os_error() == Some(nix::libc::EIO) => return Ok(0),
                     Ok(read) => return read,
                     Err(_not_ready) => {}
+                }
+            },
+            Self::Log(log) => loop {
+                match log.read(chunk).await? {
+                    0 => sleep(LOOK).await,
+                    count => return Ok(count),
                 }
             },
         }
@@ -64,6 +87,7 @@ impl Line {
                 }
                 Ok(())
             }
+            Self::Log(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -71,7 +95,7 @@ impl Line {
     pub(super) async fn hang_up(&mut self) -> io::Result<bool> {
         match self {
             Self::Socket(stream) => stream.shutdown().await.map(|()| true),
-            Self::Terminal(_) => Ok(false),
+            Self::Terminal(_) | Self::Log(_) => Ok(false),
         }
     }
 }
@@ -99,4 +123,32 @@ fn open_terminal(path: &Path) -> io::Result<File> {
     settings.control_flags -= ControlFlags::CRTSCTS;
     termios::tcsetattr(&file, SetArg::TCSANOW, &settings)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_log_is_heard_from_now_on_and_takes_no_keys() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("console.log");
+        assert_eq!(Line::open_log(&path).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(Line::open_log(place.path()).await.is_err());
+        std::fs::write(&path, b"before\n").unwrap();
+        let mut log = Line::open_log(&path).await.unwrap();
+        let mut appended = OpenOptions::new().append(true).open(&path).unwrap();
+        let (mut chunk, mut heard) = ([0; 4], Vec::new());
+        for word in [&b"now\n"[..], b"and later\n"] {
+            appended.write_all(word).unwrap();
+            let end = heard.len() + word.len();
+            while heard.len() < end {
+                let count = log.read(&mut chunk).await.unwrap();
+                heard.extend_from_slice(&chunk[..count]);
+            }
+        }
+        assert_eq!(heard, b"now\nand later\n");
+        assert!(log.write_all(b"key").await.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"before\nnow\nand later\n");
+    }
 }

@@ -109,6 +109,25 @@ impl Console {
         }
     }
 
+    /// Listens to what a console is logged to, from now on. What is typed is refused.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub async fn open_log(path: &Path) -> Result<Self, Error> {
+        let path = path.to_owned();
+        match Line::open_log(&path).await {
+            Ok(line) => Ok(Self { line, wiring: Wiring::Plain, path }),
+            Err(source) => Err(Error::Open { path, source }),
+        }
+    }
+
+    /// Whether it is only listened to.
+    #[must_use]
+    pub fn is_log(&self) -> bool {
+        matches!(self.line, Line::Log(_))
+    }
+
     /// What is at the other end.
     #[must_use]
     pub fn wiring(&self) -> Wiring {
