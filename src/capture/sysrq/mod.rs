@@ -40,6 +40,7 @@ use crate::hypervisor::chardev::ConsoleDevice;
 use crate::hypervisor::process;
 use crate::hypervisor::qmp::{ConnectError, Monitor};
 use crate::transport::console::Error;
+use crate::transport::guest_agent::Error as AgentError;
 use keyboard::Keyboard;
 use known::Known;
 use route::Route;
@@ -124,6 +125,7 @@ async fn by_agent(agent: &Path, actions: &[Action], deadline: Instant, capture: 
             Err(error) => {
                 // Who is missing for one key is missing for all.
                 tracing::debug!(error = %Chain(&error), "the guest agent pressed nothing");
+                blame(&error, capture);
                 return;
             }
         };
@@ -135,6 +137,21 @@ async fn by_agent(agent: &Path, actions: &[Action], deadline: Instant, capture: 
             capture.artifacts.retain(|old| (old.kind, &old.name) != (Kind::Sysrq, &data.name));
             capture.artifacts.push(data);
         }
+    }
+}
+
+/// Where there was no console to press a key on, it is the agent that answered none.
+fn blame(error: &AgentError, capture: &mut Capture) {
+    let outcome = match error {
+        AgentError::Late { .. } => Outcome::Silent,
+        AgentError::Refused { .. } => Outcome::Refused,
+        AgentError::Open { .. } | AgentError::Gone { .. } | AgentError::Rubbish { .. } => {
+            Outcome::Failed
+        }
+    };
+    for step in capture.steps.iter_mut().filter(|step| step.outcome == Outcome::Skipped) {
+        step.outcome = outcome;
+        step.reason = format!("{}; {}", step.reason, Chain(error));
     }
 }
 
