@@ -348,6 +348,7 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
         pid: app.life.pid,
         guest_agent: app.guest_agent.clone(),
         shell: scenario.probes().iter().any(Probe::has_shell),
+        by: None,
         undo: Some(state.join("undo").join(app.id.to_string())),
         consent: app.consent,
     }

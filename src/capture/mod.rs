@@ -19,6 +19,7 @@ mod sysrq;
 mod undo;
 
 pub use progress::{Progress, Tell};
+pub use sysrq::Route;
 
 use crate::base::consent::Consent;
 use crate::base::step::{Action, Query, Step};
@@ -51,6 +52,8 @@ pub struct Target {
     pub guest_agent: Option<PathBuf>,
     /// Whether the console is known to have a shell for us.
     pub shell: bool,
+    /// The one way on which keys go to its kernel. Without it the first that is answered is taken.
+    pub by: Option<Route>,
     /// A file for what has to be put back in the guest. Without it nothing in a guest is changed.
     pub undo: Option<PathBuf>,
     /// What may be done.

@@ -65,11 +65,12 @@ impl Keyboard {
         Ok(Self { console, monitor: target.qmp.clone(), label })
     }
 
-    /// Tries the key that does nothing, by each route that this console has.
-    pub(super) async fn find_route(&mut self) -> Result<Option<Route>, Error> {
-        let routes = match self.console.is_log() {
-            true => vec![Route::Keyboard],
-            false => Route::of(self.console.wiring(), self.monitor.is_some()),
+    /// Tries the key that does nothing, by each route that this console has, or by the one that is said.
+    pub(super) async fn find_route(&mut self, by: Option<Route>) -> Result<Option<Route>, Error> {
+        let routes = match by {
+            Some(route) => vec![route],
+            None if self.console.is_log() => vec![Route::Keyboard],
+            None => Route::of(self.console.wiring(), self.monitor.is_some()),
         };
         for route in routes {
             self.strike(route, HELP).await?;

@@ -27,6 +27,8 @@ mod keyboard;
 mod known;
 mod route;
 
+pub use route::Route;
+
 use super::progress::Meter;
 use super::undo::{self, Undo};
 use super::{Capture, Target, millis, monitor, report};
@@ -43,7 +45,6 @@ use crate::transport::console::Error;
 use crate::transport::guest_agent::Error as AgentError;
 use keyboard::Keyboard;
 use known::Known;
-use route::Route;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -99,7 +100,7 @@ pub(super) async fn put_back(target: &Target) {
     let Ok(device) = look_at(target).await else { return };
     let Ok(mut keyboard) = Keyboard::open(target, device).await else { return };
     let pressed = async {
-        let Some(route) = keyboard.find_route().await? else { return Ok(false) };
+        let Some(route) = keyboard.find_route(target.by).await? else { return Ok(false) };
         keyboard.press(route, b'0' + undo.level).await?;
         Ok::<bool, Error>(true)
     };
@@ -198,10 +199,11 @@ impl Session<'_> {
 
     async fn press_all(&mut self, actions: &[Action], capture: &mut Capture) -> Result<(), Error> {
         let begun = Instant::now();
-        let route = match self.known.is_off() {
+        let by = self.target.by;
+        let route = match self.known.is_off() || by == Some(Route::Shell) {
             // A key would be of no use, and a shell might take it for typing.
             true => self.has_root_shell().await?.then_some(Route::Shell),
-            false => self.keyboard.find_route().await?,
+            false => self.keyboard.find_route(by).await?,
         };
         let Some(route) = route else {
             capture.take(self.no_route(actions));

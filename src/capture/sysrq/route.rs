@@ -5,7 +5,7 @@ use std::fmt;
 
 /// A way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Route {
+pub enum Route {
     /// `^O` on the virtio console in focus.
     ControlO,
     /// BREAK through the multiplexer, on the front end that is next after the one in focus.
