@@ -40,7 +40,12 @@ guest_up() {
     shift
     local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
     local memory=512 smp=2 agent=no qga=no disk=no beat=no net=no tap=no login=no
-    local shim=no door=no label=no erst=no uefi=no
+    local shim=no door=no label=no erst=no uefi=no saved=''
+    if [ "${1:-}" = --like ]; then
+        [ $# -eq 2 ] || die "--like wants the name of a saved guest and no other option: see hack/lab help"
+        guest_like "$2"
+        return
+    fi
     parse_options "$@"
     prepare_kernel "$kernel"
     claim_directory
@@ -62,6 +67,39 @@ guest_up() {
         boot
     done
     echo "$LAB_NAME is up: pid $(cat "$LAB_GUEST/pid"), Linux $kernel, wiring $wiring, console $console, files in $LAB_GUEST"
+}
+
+# The state of the machine is a file, and its disk stays beside it.
+guest_save() {
+    choose_guest "$1"
+    require_guest
+    [ "$(about tap)" = no ] || die "a guest with --tap cannot be saved: its cable would not be found again"
+    # One that was paused before would be paused again; as fast as the disk takes it.
+    qmp migrate-set-parameters '{"max-bandwidth":17179869184}' >/dev/null
+    qmp migrate "{\"uri\":\"exec:cat >'$LAB_GUEST/state'\"}" >/dev/null
+    wait_until 60 state_written || die "$LAB_NAME was not saved within 60 s: $(qmp query-migrate)"
+    guest_down "$LAB_NAME"
+}
+
+state_written() { [[ $(qmp query-migrate) =~ \"status\":\ ?\"completed\" ]]; }
+
+# The same machine in another directory, at the moment when it was saved.
+guest_like() {
+    local from=$LAB_ROOT/$1 key value file
+    [ -e "$from/state" ] || die "there is no saved guest $1: start one and hack/lab save $1"
+    while IFS='=' read -r key value; do
+        printf -v "$key" '%s' "$value"
+    done <"$from/about"
+    saved=$from/state
+    prepare_kernel "$kernel"
+    claim_directory
+    for file in about uuid disk.img beat.img; do
+        [ ! -e "$from/$file" ] || cp --sparse=always "$from/$file" "$LAB_GUEST/$file"
+    done
+    sed "s#$from/#$LAB_GUEST/#g" "$from/qemu.cfg" >"$LAB_GUEST/qemu.cfg"
+    boot
+    await_guest || give_guest_up
+    echo "$LAB_NAME is up: pid $(cat "$LAB_GUEST/pid"), as $1 was, files in $LAB_GUEST"
 }
 
 parse_options() {
@@ -431,14 +469,15 @@ config_backend() {
 }
 
 start_qemu() {
-    local where=()
+    local where=() incoming=()
+    [ -z "$saved" ] || incoming=(-incoming "exec:cat '$saved'")
     [ "$tap" = no ] || where=(as_root ip netns exec "$(cable_network)")
     "${where[@]}" "${LAB_QEMU:-qemu-system-x86_64}" -daemonize -display none -S -no-user-config -nodefaults \
         -no-shutdown -accel tcg -cpu "${LAB_CPU:-max}" -serial chardev:charserial0 \
         -name "$LAB_NAME" -uuid "$(cat "$LAB_GUEST/uuid")" \
         -readconfig "$LAB_GUEST/qemu.cfg" -pidfile "$LAB_GUEST/pid" \
         -kernel "$GUEST/vmlinuz" -initrd "$GUEST/initramfs" -append "$(kernel_arguments)" \
-        >"$LAB_GUEST/qemu.log" 2>&1 </dev/null ||
+        "${incoming[@]}" >"$LAB_GUEST/qemu.log" 2>&1 </dev/null ||
         die "QEMU did not start: $(cat "$LAB_GUEST/qemu.log") (its configuration: $LAB_GUEST/qemu.cfg)"
 }
 

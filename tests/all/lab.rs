@@ -25,6 +25,11 @@ impl Guest {
         self.pid = pid.trim().parse().unwrap();
     }
 
+    /// Keeps what it is and ends it: others start `--like` it, without booting.
+    pub(crate) fn save(self) {
+        must(lab(&["save", &self.name]), "save");
+    }
+
     /// Breaks it; returns once it is broken.
     pub(crate) fn break_it(&self, fault: &str) {
         must(lab(&["break", &self.name, fault]), fault);
