@@ -350,8 +350,16 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
         shell: scenario.probes().iter().any(Probe::has_shell),
         by: None,
         undo: Some(state.join("undo").join(app.id.to_string())),
+        learnt: Some(learnt(app, state)),
         consent: app.consent,
     }
+}
+
+/// Where it is kept what was learnt of an app's kernel. What a guest says of its kernel is believed of
+/// that guest alone, so each has its own.
+#[must_use]
+pub fn learnt(app: &App, state: &Path) -> PathBuf {
+    state.join("kernels").join(app.id.to_string())
 }
 
 #[cfg(test)]

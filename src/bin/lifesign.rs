@@ -7,7 +7,7 @@ use lifesign::agent::config::Config;
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::survey::{Paint, survey};
 use lifesign::agent::{
-    assignment, bundle_file, config, inspect, keeper, run, scenario_cli, status,
+    assignment, bundle_file, config, incident, inspect, keeper, run, scenario_cli, status,
 };
 use lifesign::base::chain::Chain;
 use lifesign::base::consent::Consent;
@@ -419,13 +419,15 @@ async fn inspect_once(asked: Inspect) -> Result<ExitCode> {
         (None, Some(pid), _) => inspect::Subject::Process { pid, qmp: asked.qmp },
         (None, None, app) => {
             let bound = find(&asked.config.config, &app.unwrap_or_default()).await?;
+            let state = config::read(&asked.config.config)?.state;
+            let learnt = incident::learnt(&bound.app, &state);
             let Some(qmp) = bound.app.qmp else {
                 bail!("the binding of `{}` names no `qmp` socket", bound.app.name);
             };
             if bound.app.consent < Consent::Query {
                 bail!("to read the memory of `{}` needs the consent `query`", bound.app.name);
             }
-            inspect::Subject::Monitor(qmp)
+            inspect::Subject::App { qmp, learnt }
         }
     };
     let inspection = inspect::inspect(&subject).await?;

@@ -56,6 +56,8 @@ pub struct Target {
     pub by: Option<Route>,
     /// A file for what has to be put back in the guest. Without it nothing in a guest is changed.
     pub undo: Option<PathBuf>,
+    /// A file for what is learnt of its kernel. Without it every look is the first one.
+    pub learnt: Option<PathBuf>,
     /// What may be done.
     pub consent: Consent,
 }

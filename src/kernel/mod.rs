@@ -18,6 +18,7 @@ mod cpus;
 pub(crate) mod faulty;
 mod files;
 mod keys;
+pub mod learnt;
 mod locks;
 pub mod log;
 pub mod look;

@@ -1,5 +1,6 @@
 //! An open kernel: found, and with all that its own descriptions tell.
 
+use super::learnt::{Build, Learnt};
 use super::machine::Registers;
 use super::memory::{Allowance, Fault, Memory, Reader, Spent};
 use super::modules::{self, Module};
@@ -8,7 +9,7 @@ use super::space::Space;
 use super::symbols::{Symbol, Symbols, SymbolsError};
 use super::types::layout::{self, Field};
 use super::types::{Types, TypesError};
-use super::x86_64::boot;
+use super::x86_64::boot::{self, Found};
 use super::x86_64::orc::{Orc, Table};
 use super::x86_64::unwind::Call;
 use crate::base::limits;
@@ -16,13 +17,15 @@ use crate::evidence::trace::{Context, Frame};
 use std::ops::Range;
 
 /// Symbols that are asked for by name.
-const SYMBOLS: [&str; 25] = [
+pub(super) const SYMBOLS: [&str; 29] = [
     "__cpu_online_mask",
     "__per_cpu_offset",
     "__start_BTF",
+    "__start_notes",
     "__start_orc_unwind",
     "__start_orc_unwind_ip",
     "__stop_BTF",
+    "__stop_notes",
     "__stop_orc_unwind_ip",
     "__switch_to_asm",
     "_einittext",
@@ -31,12 +34,14 @@ const SYMBOLS: [&str; 25] = [
     "_sinittext",
     "_stext",
     "_text",
+    "asm_exc_page_fault",
     "console_printk",
     "init_task",
     "init_top_pgt",
     "init_uts_ns",
     "modules",
     "nr_cpu_ids",
+    "page_fault",
     "prb",
     "runqueues",
     "super_blocks",
@@ -55,6 +60,16 @@ pub struct Kernel<'m> {
     pub(super) modules: Vec<Module>,
     pub(super) orc: Option<Orc>,
     pub(super) text: Vec<Range<u64>>,
+    pub(super) learnt: Option<Learnt>,
+}
+
+/// What a kernel's own descriptions say of it.
+struct Described {
+    symbols: Symbols,
+    layouts: Layouts,
+    sizes: Sizes,
+    modules: modules::Layout,
+    orc: layout::OrcEntry,
 }
 
 /// All structures that are read.
@@ -114,6 +129,28 @@ impl<'m> Kernel<'m> {
     ///
     /// When there is none, or it does not describe itself.
     pub fn open(memory: &'m dyn Memory, cpus: &[Registers]) -> Result<Self, OpenError> {
+        Self::find(memory, cpus, None)
+    }
+
+    /// The same of a guest whose kernel may be of the build of which this was learnt. If it is not, all
+    /// is learnt anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::open`].
+    pub fn open_again(
+        memory: &'m dyn Memory,
+        cpus: &[Registers],
+        learnt: &Learnt,
+    ) -> Result<Self, OpenError> {
+        Self::find(memory, cpus, Some(learnt))
+    }
+
+    fn find(
+        memory: &'m dyn Memory,
+        cpus: &[Registers],
+        learnt: Option<&Learnt>,
+    ) -> Result<Self, OpenError> {
         let allowance = Allowance { reads: limits::LOOK_READS, bytes: limits::LOOK_BYTES };
         let reader = Reader::new(memory, allowance);
         let found = boot::by_registers(&reader, cpus).or_else(|| {
@@ -121,10 +158,22 @@ impl<'m> Kernel<'m> {
             let bytes = memory.ranges().iter().map(|range| range.end - range.start).sum();
             boot::by_note(&Reader::new(memory, Allowance { reads: limits::LOOK_READS, bytes }))
         });
-        let found = found.ok_or(OpenError::NotFound)?;
-        let space = Space::new(reader, found.paging, found.image);
-        let symbols = Symbols::find(&space, found.text, &found.known, &SYMBOLS)
-            .map_err(OpenError::Symbols)?;
+        let Found { paging, image, text, known } = found.ok_or(OpenError::NotFound)?;
+        let space = Space::new(reader, paging, image);
+        let again = learnt.and_then(|learnt| Described::again(&space, &known, learnt));
+        let (described, learnt) = match again {
+            Some(described) => (described, None),
+            None => Described::first(&space, text, &known)?,
+        };
+        Self::of(space, described, learnt)
+    }
+
+    fn of(
+        space: Space<'m>,
+        described: Described,
+        learnt: Option<Learnt>,
+    ) -> Result<Self, OpenError> {
+        let Described { symbols, layouts, sizes, modules, orc } = described;
         let must = |name| symbols.must(name).map_err(OpenError::Symbols);
         let image = must("_text")?..must("_end")?;
         let root = must("init_top_pgt")?.wrapping_add(space.image().to_physical);
@@ -134,15 +183,16 @@ impl<'m> Kernel<'m> {
             symbols.maybe("_sinittext").unwrap_or_default()
                 ..symbols.maybe("_einittext").unwrap_or_default(),
         ];
-        let described = must("__start_BTF")?..must("__stop_BTF")?;
-        let types = Types::read(&space, described, &layout::words()).map_err(OpenError::Types)?;
-        let (layouts, sizes) = (Layouts::of(&types, &space), Sizes::of(&types, &space));
-        let (layouts, sizes) =
-            (layouts.map_err(OpenError::Types)?, sizes.map_err(OpenError::Types)?);
-        let modules = modules(&types, &space, must("modules")?)?;
-        let mut kernel = Self { space, symbols, layouts, sizes, modules, orc: None, text };
-        kernel.orc = kernel.tables(&types)?;
+        let modules = Module::all(&space, &modules, must("modules")?).map_err(OpenError::Fault)?;
+        let mut kernel = Self { space, symbols, layouts, sizes, modules, orc: None, text, learnt };
+        kernel.orc = kernel.tables(orc).map_err(OpenError::Fault)?;
         Ok(kernel)
+    }
+
+    /// What was learnt of its build, if that was not known before.
+    #[must_use]
+    pub fn learnt(&self) -> Option<&Learnt> {
+        self.learnt.as_ref()
     }
 
     /// The kernel's version, as `uname -r` has it.
@@ -151,10 +201,7 @@ impl<'m> Kernel<'m> {
     ///
     /// When it cannot be read.
     pub fn release(&self) -> Result<String, Fault> {
-        let Some(at) = self.symbols.maybe("init_uts_ns") else { return Ok(String::new()) };
-        let release = self.layouts.uts.release;
-        let text = self.space.text(at.wrapping_add(u64::from(release.offset)), UTS_BYTES)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        release(&self.space, &self.symbols, self.layouts.uts)
     }
 
     /// What was read so far.
@@ -196,7 +243,7 @@ impl<'m> Kernel<'m> {
         }))
     }
 
-    fn tables(&self, types: &Types) -> Result<Option<Orc>, OpenError> {
+    fn tables(&self, layout: layout::OrcEntry) -> Result<Option<Orc>, Fault> {
         let symbol = |name| self.symbols.maybe(name);
         let (Some(places), Some(end), Some(entries), Some(first)) = (
             symbol("__start_orc_unwind_ip"),
@@ -209,21 +256,68 @@ impl<'m> Kernel<'m> {
         let count = end.saturating_sub(places) / 4;
         let mut tables = vec![Table { code: self.text.clone(), places, entries, count }];
         tables.extend(self.modules.iter().filter_map(|module| module.orc.clone()));
-        let layout = layout::OrcEntry::of(types, &self.space).map_err(OpenError::Types)?;
-        Orc::new(&self.space, layout, tables, first).map_err(OpenError::Fault)
+        Orc::new(&self.space, layout, tables, first)
     }
 }
 
-fn modules(types: &Types, space: &Space<'_>, head: u64) -> Result<Vec<Module>, OpenError> {
-    let layout = || {
-        Ok(modules::Layout {
+impl Described {
+    /// Goes through all descriptions, and tells what was learnt if the kernel says which build it is.
+    fn first(
+        space: &Space<'_>,
+        text: u64,
+        known: &[(&'static str, u64)],
+    ) -> Result<(Self, Option<Learnt>), OpenError> {
+        let symbols = Symbols::find(space, text, known, &SYMBOLS).map_err(OpenError::Symbols)?;
+        let must = |name| symbols.must(name).map_err(OpenError::Symbols);
+        let types = must("__start_BTF")?..must("__stop_BTF")?;
+        let types = Types::read(space, types).map_err(OpenError::Types)?;
+        let start = must("_text")?;
+        let described = Self::of(symbols, &types, space).map_err(OpenError::Types)?;
+        let learnt = described.build(space).map(|build| {
+            let symbols = described.symbols.places(start, &boot::KNOWN, &SYMBOLS);
+            Learnt { build, symbols, types: types.answers() }
+        });
+        Ok((described, learnt))
+    }
+
+    /// Takes what was learnt; nothing if this is another build, or anything in it does not fit.
+    fn again(space: &Space<'_>, known: &[(&'static str, u64)], learnt: &Learnt) -> Option<Self> {
+        let symbols = Symbols::again(space, &learnt.symbols, known, &SYMBOLS)?;
+        let types = Types::remembered(learnt.types.clone()).ok()?;
+        let described = Self::of(symbols, &types, space).ok()?;
+        (described.build(space)? == learnt.build).then_some(described)
+    }
+
+    fn of(symbols: Symbols, types: &Types, space: &Space<'_>) -> Result<Self, TypesError> {
+        let memory_bytes = types.bytes_of(space, "module_memory")?.unwrap_or_default();
+        let modules = modules::Layout {
             module: layout::Module::of(types, space)?,
             memory: layout::ModuleMemory::of(types, space)?,
-            memory_bytes: types.bytes_of(space, "module_memory")?.unwrap_or_default(),
+            memory_bytes: u64::from(memory_bytes),
             names: layout::ModuleNames::of(types, space)?,
+        };
+        Ok(Self {
+            symbols,
+            layouts: Layouts::of(types, space)?,
+            sizes: Sizes::of(types, space)?,
+            modules,
+            orc: layout::OrcEntry::of(types, space)?,
         })
-    };
-    Module::all(space, &layout().map_err(OpenError::Types)?, head).map_err(OpenError::Fault)
+    }
+
+    /// Which build it is; nothing where it does not say.
+    fn build(&self, space: &Space<'_>) -> Option<Build> {
+        let notes = self.symbols.maybe("__start_notes")?..self.symbols.maybe("__stop_notes")?;
+        let release = release(space, &self.symbols, self.layouts.uts).ok()?;
+        Build::read(space, notes, release)
+    }
+}
+
+/// The kernel's version.
+fn release(space: &Space<'_>, symbols: &Symbols, uts: layout::Uts) -> Result<String, Fault> {
+    let Some(at) = symbols.maybe("init_uts_ns") else { return Ok(String::new()) };
+    let text = space.text(place(at, uts.release), UTS_BYTES)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 impl Layouts {
@@ -245,7 +339,10 @@ impl Layouts {
             super_block: layout::SuperBlock::of(types, space)?,
             file_system: layout::FileSystem::of(types, space)?,
             uts: layout::Uts::of(types, space)?,
-            requests: requests::Layouts::of(types, space).ok(),
+            requests: match requests::Layouts::of(types, space) {
+                Err(TypesError::Missing(_)) => None,
+                layouts => Some(layouts?),
+            },
         })
     }
 }
@@ -255,7 +352,7 @@ impl Sizes {
     fn of(types: &Types, space: &Space<'_>) -> Result<Self, TypesError> {
         let bytes = |name: &'static str| {
             let bytes = types.bytes_of(space, name)?.filter(|bytes| (8..=4096).contains(bytes));
-            bytes.ok_or(TypesError::Missing(name))
+            bytes.map(u64::from).ok_or(TypesError::Missing(name))
         };
         Ok(Self {
             descriptor: bytes("prb_desc")?,

@@ -26,7 +26,7 @@ const SIZES: Sizes = Sizes { descriptor: 64, info: 128, super_block: 128 };
 
 /// Every member of every structure has 16 bytes, as a list's links have, and each that is nested the
 /// structure it needs.
-fn description() -> Sparse {
+pub(super) fn description() -> Vec<u8> {
     let mut writer = Writer::new();
     let links = writer.structure("", 16, &[]);
     for (name, paths) in layout::structures() {
@@ -50,9 +50,7 @@ fn description() -> Sparse {
         }
         writer.structure(name, bit / 8, &laid_out);
     }
-    let mut memory = Sparse::default();
-    memory.write(DESCRIPTION, &writer.done());
-    memory
+    writer.done()
 }
 
 fn layouts() -> Layouts {
@@ -61,13 +59,10 @@ fn layouts() -> Layouts {
 }
 
 fn described() -> Layouts {
-    let memory = description();
+    let (mut memory, bytes) = (Sparse::default(), description());
+    memory.write(DESCRIPTION, &bytes);
     let space = types::tests::space(&memory);
-    let head = space.array::<24>(DESCRIPTION).unwrap();
-    let strings = u32::from_le_bytes(head[16..20].try_into().unwrap())
-        + u32::from_le_bytes(head[20..].try_into().unwrap());
-    let end = DESCRIPTION + 24 + u64::from(strings);
-    let types = Types::read(&space, DESCRIPTION..end, &layout::words()).unwrap();
+    let types = Types::read(&space, DESCRIPTION..DESCRIPTION + bytes.len() as u64).unwrap();
     Layouts::of(&types, &space).unwrap()
 }
 
@@ -87,6 +82,7 @@ pub(crate) fn kernel<'m>(
         modules: Vec::new(),
         orc: None,
         text: std::iter::once(0x40_0000..0x50_0000).collect(),
+        learnt: None,
     }
 }
 

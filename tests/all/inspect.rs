@@ -335,6 +335,52 @@ fn a_dump_and_a_process_without_monitor_show_the_same_tasks() {
 }
 
 #[test]
+fn the_next_look_at_a_guest_reads_less_and_sees_the_same() {
+    let guest = Guest::up("inspect-again", &["--memory", "256"]);
+    let place = Place::new(&guest);
+    let look = || -> Memory {
+        let output = place.lifesign(&["inspect", "--config", "agent.yaml", "web", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        serde_json::from_value(told["memory"].clone()).unwrap()
+    };
+    let (first, next) = (look(), look());
+    eprintln!("first look: {:?}, next look: {:?}", first.cost, next.cost);
+    assert!(next.cost.bytes * 4 < first.cost.bytes && next.cost.reads < first.cost.reads);
+    sees_the_same(&next, &first);
+
+    let kept = std::fs::read_dir(place.path("state/kernels")).unwrap().next().unwrap().unwrap();
+    let whole = std::fs::read(kept.path()).unwrap();
+    assert!(whole.len() < 32 * 1024, "{}", whole.len());
+    std::fs::write(kept.path(), &whole[..whole.len() / 2]).unwrap();
+    let damaged = look();
+    assert!(damaged.cost.bytes > next.cost.bytes * 4);
+    sees_the_same(&damaged, &first);
+    assert!(std::fs::read(kept.path()).unwrap() == whole);
+}
+
+/// All that does not change in a guest that is left alone.
+fn sees_the_same(memory: &Memory, other: &Memory) {
+    let quiet = |memory: &Memory| -> BTreeMap<u32, (String, Vec<String>)> {
+        let stays = |task: &&Task| task.kernel && task.state != 'R' && !task.moved;
+        let told = |task: &Task| (task.pid, (task.comm.clone(), memory.stack(task).to_vec()));
+        memory.tasks.iter().filter(stays).map(told).collect()
+    };
+    let (ours, theirs) = (quiet(memory), quiet(other));
+    let differ = |(pid, told): &(&u32, &(String, Vec<String>))| theirs.get(*pid) != Some(told);
+    let differ: Vec<_> = ours.iter().filter(differ).collect();
+    // Workers come and go.
+    assert!(ours.len() > 30 && differ.len() < 4, "{} {differ:?}", ours.len());
+    assert_eq!(memory.release, other.release);
+    assert_eq!((memory.sysrq_mask, memory.console_level), (other.sysrq_mask, other.console_level));
+    assert_eq!(memory.cpus.len(), other.cpus.len());
+    let both = memory.log.lines().zip(other.log.lines());
+    assert!(both.clone().count() > 200);
+    assert!(both.into_iter().all(|(ours, theirs)| ours == theirs));
+    assert_eq!((&memory.doubts, &memory.doubts[..]), (&other.doubts, &[][..]));
+}
+
+#[test]
 fn what_is_no_guest_is_told() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused = |subject: Subject| {

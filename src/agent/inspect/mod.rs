@@ -30,6 +30,13 @@ const APICS: usize = 64;
 pub enum Subject {
     /// A guest with a monitor; its process is the one that serves it.
     Monitor(PathBuf),
+    /// The same of an app.
+    App {
+        /// The monitor.
+        qmp: PathBuf,
+        /// A file for what is learnt of its kernel.
+        learnt: PathBuf,
+    },
     /// A hypervisor's process, and its monitor if there is one.
     Process {
         /// The process.
@@ -71,8 +78,11 @@ pub enum InspectError {
 /// When it cannot be read, or there is no kernel in it.
 pub async fn inspect(subject: &Subject) -> Result<Inspection, InspectError> {
     let guest = match subject {
-        Subject::Monitor(path) => Guest { pid: None, qmp: Some(path) },
-        Subject::Process { pid, qmp } => Guest { pid: Some(*pid), qmp: qmp.as_deref() },
+        Subject::Monitor(path) => Guest { pid: None, qmp: Some(path), learnt: None },
+        Subject::App { qmp, learnt } => Guest { pid: None, qmp: Some(qmp), learnt: Some(learnt) },
+        Subject::Process { pid, qmp } => {
+            Guest { pid: Some(*pid), qmp: qmp.as_deref(), learnt: None }
+        }
         Subject::Dump(path) => return dump(path),
     };
     let gaze = Gaze::begin(guest).await?;

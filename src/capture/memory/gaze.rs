@@ -8,7 +8,8 @@
 //!   registers once more --------------> looks at all there is
 //! ```
 //!
-//! The kernel's own tables are read once, for both looks. A monitor that somebody else holds is not
+//! The kernel's own tables are read once, for both looks, and not even that where an earlier look at this
+//! guest has learnt what they say. A monitor that somebody else holds is not
 //! waited for: RAM is then searched for the kernel, and what CPUs do this moment is not known.
 
 use super::reader::{Place, Reader, Second};
@@ -34,6 +35,8 @@ pub struct Guest<'a> {
     pub pid: Option<u32>,
     /// Its monitor.
     pub qmp: Option<&'a Path>,
+    /// A file for what is learnt of its kernel, which no other guest has.
+    pub learnt: Option<&'a Path>,
 }
 
 /// Why nothing was seen.
@@ -112,7 +115,7 @@ impl Gaze {
             Whereabouts::Unasked { pid, why } => (Place::Searched { pid }, Vec::new(), Some(why)),
         };
         let cpus = registers.iter().map(|(_, registers)| *registers).collect();
-        let reader = Reader::start(place, cpus);
+        let reader = Reader::start(place, cpus, guest.learnt.map(Path::to_owned));
         Ok(Self { qmp: guest.qmp.map(Path::to_owned), asked, registers, unasked, reader })
     }
 

@@ -5,6 +5,7 @@
 //! outcome of the step and never ends the capture.
 
 mod gaze;
+mod learnt;
 mod reader;
 
 pub use gaze::{Gaze, GazeError, Guest, Seen};
@@ -29,7 +30,7 @@ pub(super) struct Looking {
 /// Begins to read. The monitor is let go before this returns; whoever asks it next does not wait.
 pub(super) async fn begin(target: &Target, pid: Option<u32>) -> Looking {
     let started = Instant::now();
-    let guest = Guest { pid, qmp: target.qmp.as_deref() };
+    let guest = Guest { pid, qmp: target.qmp.as_deref(), learnt: target.learnt.as_deref() };
     Looking { started, gaze: Gaze::begin(guest).await }
 }
 

@@ -1,6 +1,7 @@
 //! The thread that reads: a look takes a CPU for a while, and must not hold up whoever else captures.
 
 use super::gaze::GazeError;
+use super::learnt;
 use crate::base::time::Clock;
 use crate::evidence::memory::Memory;
 use crate::hypervisor::ram::{Placed, Ram};
@@ -9,6 +10,7 @@ use crate::kernel::machine::Registers;
 use crate::kernel::memory::{Fault, Memory as Physical};
 use crate::kernel::{Kernel, OpenError, Sample};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -47,13 +49,14 @@ pub(super) struct Reader {
 struct Stop(Arc<AtomicBool>);
 
 impl Reader {
-    pub(super) fn start(place: Place, cpus: Vec<Registers>) -> Self {
+    /// `learnt` is the file for what is learnt of this guest's kernel.
+    pub(super) fn start(place: Place, cpus: Vec<Registers>, learnt: Option<PathBuf>) -> Self {
         let (looked, first) = oneshot::channel();
         let (second, asked) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let done = spawn_blocking(move || {
-            let turns = Turns { looked, asked, stopped: &stopped };
+            let turns = Turns { looked, asked, stopped: &stopped, learnt };
             turns.take(&place, &cpus)
         });
         Self { first, second, done, stop: Stop(stop) }
@@ -107,6 +110,7 @@ struct Turns<'s> {
     looked: oneshot::Sender<Instant>,
     asked: oneshot::Receiver<Second>,
     stopped: &'s AtomicBool,
+    learnt: Option<PathBuf>,
 }
 
 impl Turns<'_> {
@@ -115,10 +119,15 @@ impl Turns<'_> {
             Place::Told { pid, placed } => Ram::of_process(*pid, placed).map(|ram| vec![ram]),
             Place::Searched { pid } => Ram::guesses(*pid),
         };
+        let learnt = self.learnt.as_deref().and_then(learnt::read);
         let mut failed = OpenError::NotFound;
         for ram in guesses.map_err(GazeError::Ram)? {
             let ram = Heeding { ram, stopped: self.stopped };
-            match Kernel::open(&ram, cpus) {
+            let opened = match &learnt {
+                Some(learnt) => Kernel::open_again(&ram, cpus, learnt),
+                None => Kernel::open(&ram, cpus),
+            };
+            match opened {
                 Ok(kernel) => return self.look_twice(&kernel),
                 Err(error) => failed = error,
             }
@@ -131,6 +140,9 @@ impl Turns<'_> {
         let since = Clock::now();
         // Whoever does not listen any more does not ask any more either.
         self.looked.send(Instant::now()).ok();
+        if let (Some(path), Some(learnt)) = (&self.learnt, kernel.learnt()) {
+            learnt::keep(path, learnt);
+        }
         let Second { registers, is_paused } =
             self.asked.blocking_recv().map_err(|_| GazeError::Late)?;
         let before = (!is_paused).then(|| (&first, Clock::now().since(since)));
@@ -178,7 +190,8 @@ mod tests {
             None => drop(ask),
         }
         let stopped = AtomicBool::new(false);
-        Turns { looked, asked, stopped: &stopped }.look_twice(&kernel(&ram, 1000, &symbols))
+        let turns = Turns { looked, asked, stopped: &stopped, learnt: None };
+        turns.look_twice(&kernel(&ram, 1000, &symbols))
     }
 
     #[test]

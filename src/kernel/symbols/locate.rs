@@ -9,13 +9,15 @@
 //!   from 6.4    count  names  markers  token_table  token_index  offsets  (base)  seqs
 //! ```
 
+use super::BANNER;
 use super::tokens::Tokens;
 use crate::kernel::memory::Fault;
 use crate::kernel::space::{Space, Stream};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
 /// How many symbols a kernel has.
-const COUNTS: std::ops::RangeInclusive<u32> = 10_000..=1_000_000;
+pub(super) const COUNTS: std::ops::RangeInclusive<u32> = 10_000..=1_000_000;
 
 /// How far before the tokens the count is: names of a million symbols, their markers and sequence.
 const SEARCHED: u64 = 16 << 20;
@@ -32,7 +34,7 @@ const CANDIDATES: usize = 8;
 pub(super) const STEP: u32 = 256;
 
 /// How offsets become addresses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum Rule {
     /// Below zero counted down from the base, otherwise the address of something per CPU.
     PercpuAbsolute(u64),
@@ -186,6 +188,15 @@ pub(super) fn next(stream: &mut Stream<'_, '_>, packed: &mut Vec<u8>) -> Result<
 }
 
 impl Rule {
+    /// The same in a kernel that lies further by so much.
+    pub(super) fn moved(self, by: u64) -> Self {
+        match self {
+            Self::PercpuAbsolute(base) => Self::PercpuAbsolute(base.wrapping_add(by)),
+            Self::Relative(base) => Self::Relative(base.wrapping_add(by)),
+            Self::FromItself => Self::FromItself,
+        }
+    }
+
     /// The address of the symbol whose offset, which stands at `at`, is this.
     pub(super) fn address(self, at: u64, offset: i32) -> u64 {
         let signed = i64::from(offset) as u64;
@@ -205,10 +216,15 @@ impl Offsets {
         Ok(self.rule.address(at, space.u32(at)?.cast_signed()))
     }
 
-    fn are_right(self, space: &Space<'_>, names: &Names, known: &[(&'static str, u64)]) -> bool {
+    pub(super) fn are_right(
+        self,
+        space: &Space<'_>,
+        names: &Names,
+        known: &[(&'static str, u64)],
+    ) -> bool {
         let address = |name| Some(self.address(space, *names.wanted.get(name)?).ok());
         let mut agree = known.iter().filter_map(|(name, at)| Some(address(*name)? == Some(*at)));
-        let banner = address("linux_banner").flatten();
+        let banner = address(BANNER).flatten();
         let begins = banner.and_then(|at| space.array(at).ok());
         agree.next() == Some(true)
             && agree.all(|agrees| agrees)

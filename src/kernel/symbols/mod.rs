@@ -1,17 +1,22 @@
 //! What the kernel's functions and variables are called: its own table for `kallsyms`.
 //!
 //! The table is some 5 MB and is not kept: one pass notes where every 256th name is, and which number
-//! the names have that are wanted. From then on a question reads the one block that it is about.
+//! the names have that are wanted. From then on a question reads the one block that it is about. What
+//! that pass found is the same for as long as the kernel is the same build: its [`Places`].
 
 mod locate;
 mod tokens;
 
 use super::memory::Fault;
 use super::space::Space;
-use locate::{Names, Offsets, STEP};
+use locate::{COUNTS, Names, Offsets, Rule, STEP};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use tokens::Tokens;
+
+/// What the kernel says of itself at boot.
+const BANNER: &str = "linux_banner";
 
 /// Why there are no symbols.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -54,6 +59,21 @@ pub(super) struct Symbols {
     seen: Seen,
 }
 
+/// Where the table is and what it has, counted from the kernel's start, wherever that is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Places {
+    tokens: u64,
+    count: u32,
+    marks: Vec<u64>,
+    offsets: u64,
+    rule: Rule,
+    /// The numbers of all names that were wanted; nothing where there is no such name.
+    numbers: BTreeMap<String, Option<u32>>,
+    /// Where those are by which a kernel is found.
+    known: BTreeMap<String, u64>,
+}
+
 impl Seen {
     /// The symbol that an address belongs to, searched where it was not seen yet.
     pub(super) fn or(
@@ -74,6 +94,23 @@ impl Seen {
     }
 }
 
+impl Places {
+    /// The names of a kernel that starts at `start`; nothing unless all that are `wanted` now were
+    /// wanted then, and the rest could be.
+    fn names(&self, start: u64, wanted: &[&'static str]) -> Option<Names> {
+        let is_sane = COUNTS.contains(&self.count)
+            && self.marks.len() == self.count.div_ceil(STEP) as usize + 1;
+        let mut numbers = BTreeMap::new();
+        for name in wanted.iter().chain(&[BANNER]) {
+            if let Some(number) = self.numbers.get(*name)? {
+                numbers.insert(*name, *number);
+            }
+        }
+        let marks = self.marks.iter().map(|mark| mark.wrapping_add(start)).collect();
+        is_sane.then_some(Names { count: self.count, marks, wanted: numbers })
+    }
+}
+
 impl Symbols {
     /// Finds them behind an address in the kernel's text. `known` are symbols whose addresses are
     /// known from elsewhere, by which the table is checked.
@@ -84,11 +121,45 @@ impl Symbols {
         wanted: &[&'static str],
     ) -> Result<Self, SymbolsError> {
         let tokens = Tokens::find(space, text)?.ok_or(SymbolsError::NoTokens)?;
-        let names = known.iter().map(|(name, _)| *name).chain(["linux_banner"]);
+        let names = known.iter().map(|(name, _)| *name).chain([BANNER]);
         let names = names.chain(wanted.iter().copied()).map(|name| (name.as_bytes(), name));
         let names: HashMap<&[u8], &'static str> = names.collect();
         let found = locate::locate(space, &tokens, &names, known)?;
         let (names, offsets) = found.ok_or(SymbolsError::Unknown)?;
+        Ok(Self::of_table(space, tokens, names, offsets)?)
+    }
+
+    /// Finds them where they were in a kernel of the same build. Nothing is there unless the table
+    /// agrees with what is `known` as at first, and has the `wanted` names where it had them.
+    pub(super) fn again(
+        space: &Space<'_>,
+        places: &Places,
+        known: &[(&'static str, u64)],
+        wanted: &[&'static str],
+    ) -> Option<Self> {
+        let start =
+            known.iter().find_map(|(name, at)| Some(at.wrapping_sub(*places.known.get(*name)?)))?;
+        let names = places.names(start, wanted)?;
+        let tokens = Tokens::at(space, places.tokens.wrapping_add(start)).ok()??;
+        let at = places.offsets.wrapping_add(start);
+        let offsets = Offsets { at, rule: places.rule.moved(start) };
+        if !offsets.are_right(space, &names, known) {
+            return None;
+        }
+        let symbols = Self::of_table(space, tokens, names, offsets).ok()?;
+        let mut numbers = symbols.names.wanted.iter();
+        let is_named = |(name, number): (&&str, &u32)| {
+            symbols.name(space, *number).is_ok_and(|is| is.as_deref() == Some(*name))
+        };
+        numbers.all(is_named).then_some(symbols)
+    }
+
+    fn of_table(
+        space: &Space<'_>,
+        tokens: Tokens,
+        names: Names,
+        offsets: Offsets,
+    ) -> Result<Self, Fault> {
         let mut firsts = Vec::new();
         for number in (0..names.count).step_by(STEP as usize) {
             firsts.push(offsets.address(space, number)?);
@@ -98,6 +169,27 @@ impl Symbols {
             wanted.insert(*name, offsets.address(space, *number)?);
         }
         Ok(Self { tokens, names, offsets, firsts, wanted, seen: Seen::default() })
+    }
+
+    /// Where all of it is in a kernel that starts at `start`, for [`Symbols::again`].
+    pub(super) fn places(
+        &self,
+        start: u64,
+        known: &[&'static str],
+        wanted: &[&'static str],
+    ) -> Places {
+        let from_start = |at: u64| at.wrapping_sub(start);
+        let number = |name: &&str| ((*name).to_owned(), self.names.wanted.get(*name).copied());
+        let place = |name: &&str| Some(((*name).to_owned(), from_start(self.maybe(name)?)));
+        Places {
+            tokens: from_start(self.tokens.at.start),
+            count: self.names.count,
+            marks: self.names.marks.iter().copied().map(from_start).collect(),
+            offsets: from_start(self.offsets.at),
+            rule: self.offsets.rule.moved(start.wrapping_neg()),
+            numbers: wanted.iter().chain(&[BANNER]).map(number).collect(),
+            known: known.iter().filter_map(place).collect(),
+        }
     }
 
     /// The address of one of the wanted symbols.
@@ -159,4 +251,4 @@ impl Symbols {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

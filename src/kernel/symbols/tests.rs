@@ -39,10 +39,9 @@ fn symbol(number: u32) -> (String, u64) {
     }
 }
 
-fn packed_names() -> Vec<u8> {
+fn packed_names(symbols: &[(String, u64)]) -> Vec<u8> {
     let mut names = Vec::new();
-    for number in 0..COUNT {
-        let (name, _) = symbol(number);
+    for (name, _) in symbols {
         match u8::try_from(name.len()).ok().filter(|length| *length < 0x80) {
             Some(length) => names.push(length),
             None => names.extend([name.len() as u8 | 0x80, (name.len() >> 7) as u8]),
@@ -66,55 +65,62 @@ fn token_table() -> (Vec<u8>, Vec<u8>) {
     (table, index)
 }
 
-/// Lays out a kernel; `modern` is the order since 6.4.
+/// The table as it lies from `at` on; `modern` is the order since 6.4.
+fn table(at: u64, symbols: &[(String, u64)], rule: Rule, modern: bool) -> Vec<u8> {
+    let mut table = Vec::new();
+    let put = |table: &mut Vec<u8>, bytes: &[u8]| {
+        table.extend(bytes);
+        table.resize(table.len().next_multiple_of(8), 0);
+    };
+    let put_offsets = |table: &mut Vec<u8>| {
+        let places = (at + table.len() as u64..).step_by(4);
+        let offset = |(place, (_, address)): (u64, &(String, u64))| match rule {
+            // What is per CPU is near zero.
+            Rule::PercpuAbsolute(_) if *address < 1 << 16 => *address as i32,
+            Rule::PercpuAbsolute(base) => (base - 1).wrapping_sub(*address) as i64 as i32,
+            Rule::Relative(base) => address.wrapping_sub(base) as u32 as i32,
+            Rule::FromItself => address.wrapping_sub(place) as i64 as i32,
+        };
+        let offsets = places.zip(symbols).map(offset);
+        put(table, &offsets.flat_map(i32::to_le_bytes).collect::<Vec<u8>>());
+        if let Rule::PercpuAbsolute(base) | Rule::Relative(base) = rule {
+            put(table, &base.to_le_bytes());
+        }
+    };
+    put(&mut table, b"something else in read-only data");
+    if !modern {
+        put_offsets(&mut table);
+    }
+    put(&mut table, &(symbols.len() as u32).to_le_bytes());
+    put(&mut table, &packed_names(symbols));
+    put(&mut table, &[0xff; 164]);
+    let (tokens, index) = token_table();
+    put(&mut table, &tokens);
+    put(&mut table, &index);
+    if modern {
+        put_offsets(&mut table);
+    }
+    table
+}
+
+/// A table in the order until 6.3, of a kernel that starts at `base`.
+pub(in crate::kernel) fn early_table(at: u64, base: u64, symbols: &[(String, u64)]) -> Vec<u8> {
+    table(at, symbols, Rule::PercpuAbsolute(base), false)
+}
+
+/// Lays out a kernel.
 fn kernel(rule: Rule, modern: bool) -> Sparse {
     let mut memory = Sparse::default();
-    let mut at = TABLES;
-    let mut put = |memory: &mut Sparse, bytes: &[u8]| {
-        let start = at;
-        memory.write(at.wrapping_sub(BASE) + 0x100_0000, bytes);
-        at = (at + bytes.len() as u64).next_multiple_of(8);
-        start
-    };
-    let offsets = |memory: &mut Sparse, put: &mut dyn FnMut(&mut Sparse, &[u8]) -> u64| {
-        let start = put(memory, &[]);
-        let mut bytes = Vec::new();
-        for number in 0..COUNT {
-            let address = symbol(number).1;
-            let offset = match rule {
-                Rule::PercpuAbsolute(_) if number < 20 => address as i32,
-                Rule::PercpuAbsolute(base) => (base - 1).wrapping_sub(address) as i64 as i32,
-                Rule::Relative(base) => address.wrapping_sub(base) as u32 as i32,
-                Rule::FromItself => {
-                    address.wrapping_sub(start + u64::from(number) * 4) as i64 as i32
-                }
-            };
-            bytes.extend(offset.to_le_bytes());
-        }
-        put(memory, &bytes);
-        if let Rule::PercpuAbsolute(base) | Rule::Relative(base) = rule {
-            put(memory, &base.to_le_bytes());
-        }
-    };
-    put(&mut memory, b"something else in read-only data");
-    if !modern {
-        offsets(&mut memory, &mut put);
-    }
-    put(&mut memory, &COUNT.to_le_bytes());
-    put(&mut memory, &packed_names());
-    put(&mut memory, &[0xff; 164]);
-    let (table, index) = token_table();
-    put(&mut memory, &table);
-    put(&mut memory, &index);
-    if modern {
-        offsets(&mut memory, &mut put);
-    }
-    put(&mut memory, &[0; 256 * 1024]);
+    let physical = |at: u64| at.wrapping_sub(BASE) + 0x100_0000;
+    let symbols: Vec<(String, u64)> = (0..COUNT).map(symbol).collect();
+    let table = table(TABLES, &symbols, rule, modern);
+    memory.write(physical(TABLES), &table);
+    memory.write(physical(TABLES) + table.len() as u64, &[0; 256 * 1024]);
     // The text before.
     for page in (0x100_0000 - 0x1_0000..0x120_0000).step_by(4096) {
         memory.write(page + 8, &[0x90]);
     }
-    memory.write(BANNER - BASE + 0x100_0000, b"Linux version 6.1.0");
+    memory.write(physical(BANNER), b"Linux version 6.1.0");
     memory
 }
 

@@ -92,7 +92,8 @@ impl Tokens {
         Ok(None)
     }
 
-    fn at(space: &Space<'_>, at: u64) -> Result<Option<Self>, Fault> {
+    /// The table that begins at this address, if it is one.
+    pub(super) fn at(space: &Space<'_>, at: u64) -> Result<Option<Self>, Fault> {
         let Ok(bytes) = space.bytes(at, WHOLE as usize) else { return Ok(None) };
         let mut starts = [0; 256];
         let mut end = 0;
@@ -107,7 +108,7 @@ impl Tokens {
         let index = end.next_multiple_of(8);
         let told = bytes[index.min(bytes.len())..].chunks_exact(2).take(256);
         let agrees = told.map(|start| u16::from_le_bytes([start[0], start[1]])).eq(starts);
-        let at = at..at + (index + 512) as u64;
+        let at = at..at.saturating_add((index + 512) as u64);
         Ok(agrees.then(|| Self { at, text: bytes[..end].to_vec(), starts }))
     }
 

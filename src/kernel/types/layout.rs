@@ -3,16 +3,15 @@
 //! Each becomes a type with a [`Field`] a member, so that a member that nobody looked up cannot be read.
 //! What later kernels call otherwise has several names; what only some kernels have is `maybe`.
 
-use super::{Types, TypesError};
+use super::{STRUCTURE_BYTES, Types, TypesError};
 use crate::kernel::memory::Fault;
 use crate::kernel::space::Space;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// No structure that is read is larger; `task_struct` has some 10 KB.
-const STRUCTURE_BYTES: u64 = 64 * 1024;
-
 /// Where a member is.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::kernel) struct Field {
     pub(in crate::kernel) offset: u32,
     pub(in crate::kernel) bytes: u32,
@@ -267,6 +266,12 @@ layouts! {
 }
 
 impl Field {
+    /// Whether a description could have told it so.
+    pub(super) fn is_sane(self) -> bool {
+        let is_within = u64::from(self.offset) + u64::from(self.bytes) <= STRUCTURE_BYTES;
+        is_within && self.bits.is_none_or(|(first, _)| first < 8)
+    }
+
     fn end(self) -> usize {
         (self.offset + self.bytes) as usize
     }
@@ -321,18 +326,13 @@ fn must(
 fn maybe(
     types: &Types,
     space: &Space<'_>,
-    structure: &str,
-    paths: &[&str],
+    structure: &'static str,
+    paths: &[&'static str],
 ) -> Result<Option<Field>, TypesError> {
     for path in paths {
-        let Some(member) = types.member(space, structure, path)? else { continue };
-        let bytes = types.bytes(space, member)?;
-        let offset = member.bit / 8;
-        if offset.saturating_add(bytes) > STRUCTURE_BYTES {
-            return Err(TypesError::Rubbish);
+        if let Some(field) = types.member(space, structure, path)? {
+            return Ok(Some(field));
         }
-        let bits = (member.width > 0).then_some(((member.bit % 8) as u32, member.width));
-        return Ok(Some(Field { offset: offset as u32, bytes: bytes as u32, bits }));
     }
     Ok(None)
 }

@@ -1,5 +1,6 @@
 //! Descriptions as a compiler makes them, and rubbish.
 
+use super::description::Description;
 use super::*;
 use crate::kernel::faulty::{Rubbish, Sparse};
 use crate::kernel::memory::{Allowance, Memory, Reader};
@@ -116,11 +117,14 @@ const WANTED: [&str; 13] = [
     "u64", "loop",
 ];
 
-fn found(memory: &Sparse, bytes: usize, structure: &str, path: &str) -> Option<(u64, u32, u64)> {
+/// Offset, bytes, and the first bit and how many there are of a bit field.
+type Found = (u32, u32, Option<(u32, u32)>);
+
+fn found(memory: &Sparse, bytes: usize, structure: &str, path: &str) -> Option<Found> {
     let space = space(memory);
-    let types = Types::read(&space, AT..AT + bytes as u64, &WANTED).unwrap();
-    let member = types.member(&space, structure, path).unwrap()?;
-    Some((member.bit, member.width, types.bytes(&space, member).unwrap()))
+    let types = Description::read(&space, AT..AT + bytes as u64, &WANTED).unwrap();
+    let field = types.field(&space, structure, path).unwrap()?;
+    Some((field.offset, field.bytes, field.bits))
 }
 
 #[test]
@@ -129,12 +133,12 @@ fn members_are_found() {
     let mut memory = Sparse::default();
     memory.write(AT, &bytes);
     let at = |structure, path| found(&memory, bytes.len(), structure, path);
-    assert_eq!(at("task", "pid"), Some((32, 0, 4)));
-    assert_eq!(at("task", "deeper"), Some((128, 0, 8)));
-    assert_eq!(at("task", "info.last"), Some((384, 0, 4)));
-    assert_eq!(at("task", "comm"), Some((512, 0, 16)));
-    assert_eq!(at("info_t", "last"), Some((128, 0, 4)));
-    assert_eq!(at("bits", "high"), Some((37, 3, 4)));
+    assert_eq!(at("task", "pid"), Some((4, 4, None)));
+    assert_eq!(at("task", "deeper"), Some((16, 8, None)));
+    assert_eq!(at("task", "info.last"), Some((48, 4, None)));
+    assert_eq!(at("task", "comm"), Some((64, 16, None)));
+    assert_eq!(at("info_t", "last"), Some((16, 4, None)));
+    assert_eq!(at("bits", "high"), Some((4, 4, Some((5, 3)))));
     assert_eq!(at("task", "absent"), None);
     assert_eq!(at("task", "first"), None);
     assert_eq!(at("absent", "pid"), None);
@@ -147,7 +151,7 @@ fn what_is_none_is_refused() {
     let bytes = sample();
     memory.write(AT, &bytes);
     let space = space(&memory);
-    let read = |at| Types::read(&space, at, &WANTED).err();
+    let read = |at| Description::read(&space, at, &WANTED).err();
     assert_eq!(read(AT + 4..AT + 400), Some(TypesError::Rubbish));
     assert_eq!(read(AT..AT + 400), Some(TypesError::Rubbish));
     assert_eq!(read(AT..AT + (1 << 30)), Some(TypesError::Rubbish));
@@ -167,6 +171,50 @@ fn types_that_lead_into_themselves_end() {
     assert_eq!(found(&memory, bytes.len(), "loop", "pid"), None);
 }
 
+// === what is remembered ===
+
+#[test]
+fn what_was_asked_before_is_answered_alike_and_nothing_else() {
+    let mut writer = Writer::new();
+    writer.structure("uts_namespace", 64, &[("name", 1, 0, 0)]);
+    writer.structure("mutex", 32, &[("owner", 1, 64, 0), ("wait_list", 2, 131, 5)]);
+    let bytes = writer.done();
+    let mut memory = Sparse::default();
+    memory.write(AT, &bytes);
+    let space = space(&memory);
+    let types = Types::read(&space, AT..AT + bytes.len() as u64).unwrap();
+    let ask = |types: &Types| {
+        let of = |structure, path| types.member(&space, structure, path);
+        let sizes = ["mutex", "task_struct"].map(|structure| types.bytes_of(&space, structure));
+        (["owner", "wait_list", "list"].map(|path| of("mutex", path)), sizes)
+    };
+    let first = ask(&types);
+    assert_eq!(first.0[2..], [Ok(None)]);
+    assert_eq!(first.1, [Ok(Some(32)), Ok(None)]);
+    let again = Types::remembered(types.answers()).unwrap();
+    let before = space.reader().spent();
+    assert_eq!(ask(&again), first);
+    assert_eq!(space.reader().spent(), before);
+    let other = again.member(&space, "mutex", "task");
+    assert_eq!(other, Err(TypesError::NotAsked("task")));
+    assert_eq!(again.bytes_of(&space, "rq"), Err(TypesError::NotAsked("rq")));
+}
+
+#[test]
+fn what_no_description_tells_is_not_remembered() {
+    let remembered = |offset, bytes, bits| {
+        let field = Some(Field { offset, bytes, bits });
+        let members = [("pid".to_owned(), field)].into();
+        let answers =
+            Answers { members: [("task".to_owned(), members)].into(), ..Answers::default() };
+        Types::remembered(answers).map(drop)
+    };
+    assert_eq!(remembered(65_528, 8, Some((7, 200))), Ok(()));
+    assert_eq!(remembered(65_529, 8, None), Err(TypesError::Rubbish));
+    assert_eq!(remembered(u32::MAX, u32::MAX, None), Err(TypesError::Rubbish));
+    assert_eq!(remembered(0, 8, Some((8, 1))), Err(TypesError::Rubbish));
+}
+
 proptest! {
     #[test]
     fn a_damaged_description_is_taken(damage in proptest::collection::vec((0_usize..4000, any::<u32>()), 1..20)) {
@@ -179,10 +227,10 @@ proptest! {
         let mut memory = Sparse::default();
         memory.write(AT, &bytes);
         let space = space(&memory);
-        if let Ok(types) = Types::read(&space, AT..AT + length as u64, &WANTED) {
+        if let Ok(types) = Description::read(&space, AT..AT + length as u64, &WANTED) {
             for path in ["pid", "deeper", "info.last", "comm"] {
-                if let Ok(Some(member)) = types.member(&space, "task", path) {
-                    _ = types.bytes(&space, member);
+                if let Ok(Some(field)) = types.field(&space, "task", path) {
+                    prop_assert!(field.is_sane());
                 }
             }
         }
@@ -192,8 +240,8 @@ proptest! {
     fn any_memory_is_taken(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
         let memory = Rubbish([b"\x9f\xeb\x01\x00", &bytes[..]].concat());
         let space = space(&memory);
-        if let Ok(types) = Types::read(&space, 0..1 << 20, &WANTED) {
-            _ = types.member(&space, "task", "pid");
+        if let Ok(types) = Description::read(&space, 0..1 << 20, &WANTED) {
+            _ = types.field(&space, "task", "pid");
         }
     }
 }

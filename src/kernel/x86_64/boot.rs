@@ -17,6 +17,9 @@ const IMAGES: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 const PAGE_FAULT: u64 = 14;
 const DESCRIPTOR: u64 = 16;
 
+/// Symbols that one of both ways leads to.
+pub(crate) const KNOWN: [&str; 4] = ["_stext", "asm_exc_page_fault", "init_uts_ns", "page_fault"];
+
 /// How the note begins that the kernel keeps in a page of its own for `kexec`.
 const NOTE: &[u8] = b"OSRELEASE=";
 

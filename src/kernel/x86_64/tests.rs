@@ -5,7 +5,7 @@ use super::unwind::{Call, Cursor, End, Stack};
 use crate::kernel::faulty::{Rubbish, Sparse};
 use crate::kernel::machine::Registers;
 use crate::kernel::types::Types;
-use crate::kernel::types::layout::{OrcEntry, words};
+use crate::kernel::types::layout::OrcEntry;
 use crate::kernel::types::tests::{Writer, space};
 use proptest::prelude::*;
 use std::sync::OnceLock;
@@ -44,7 +44,7 @@ fn described(form: Form) -> OrcEntry {
     let mut memory = Sparse::default();
     memory.write(0x1000, &bytes);
     let space = space(&memory);
-    let types = Types::read(&space, 0x1000..0x1000 + bytes.len() as u64, &words()).unwrap();
+    let types = Types::read(&space, 0x1000..0x1000 + bytes.len() as u64).unwrap();
     OrcEntry::of(&types, &space).unwrap()
 }
 
