@@ -148,11 +148,11 @@ pub const LOOK_BYTES: u64 = 64 * 1024 * 1024;
 /// guest's pointers lead to.
 pub const LOOK_READS: u64 = 500_000;
 
-/// What is kept of a kernel's build: a distribution's takes some 15 KiB, most of it where its names are.
+/// What is kept of a kernel's build: a distribution's takes 11 KiB, most of it where its names are.
 pub const LEARNT_BYTES: usize = 64 * 1024;
 
 /// Guests of whose kernels something is kept. Beyond that the oldest is learnt anew when it is looked at,
-/// which takes half a second.
+/// which takes 50 ms of a core.
 pub const LEARNT_KERNELS: usize = 256;
 
 /// How long a look takes at most, also where all of a large guest's RAM is searched: a third of the usual
