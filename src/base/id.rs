@@ -3,7 +3,9 @@
 //! A name from outside (a config file, a topic, a message) becomes one of these or is refused, so
 //! nothing downstream can be led out of a directory or a topic by it.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 /// Why a name was refused.
@@ -18,6 +20,9 @@ pub enum Invalid {
     /// Not 32 hexadecimal digits.
     #[error("`{0}` is no incident: 32 hexadecimal digits")]
     Incident(String),
+    /// Not 64 hexadecimal digits.
+    #[error("`{0}` is no SHA-256: 64 hexadecimal digits")]
+    Digest(String),
     /// Bytes of the wrong length.
     #[error("{is} bytes where {must} make an id")]
     Length {
@@ -44,8 +49,14 @@ pub struct DeviceId(String);
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ScenarioName(String);
 
+/// The name of a dump of a guest's memory, which is that of its file, too.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DumpName(String);
+
 /// SHA-256 of something sealed: its name on the wire and on disk.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
 // === impl AppId, IncidentId, Digest ===
@@ -116,7 +127,7 @@ impl fmt::Display for IncidentId {
     }
 }
 
-// === impl DeviceId, ScenarioName ===
+// === impl DeviceId, ScenarioName, DumpName ===
 
 macro_rules! word {
     ($name:ident) => {
@@ -150,6 +161,21 @@ macro_rules! word {
 
 word!(DeviceId);
 word!(ScenarioName);
+word!(DumpName);
+
+impl TryFrom<String> for DumpName {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<DumpName> for String {
+    fn from(name: DumpName) -> Self {
+        name.0
+    }
+}
 
 fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len())
@@ -166,6 +192,47 @@ impl Digest {
         let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
         Self(digest.as_ref().try_into().expect("a SHA-256 has 32 bytes"))
     }
+
+    /// Of all that can be read, piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn of_reader(reader: &mut impl io::Read) -> io::Result<Self> {
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut piece = vec![0; 256 * 1024];
+        loop {
+            match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => digest.update(&piece[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(digest.finish().as_ref().try_into().expect("a SHA-256 has 32 bytes")))
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        from_hex(text).map(Self).ok_or_else(|| Invalid::Digest(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
 }
 
 impl fmt::Display for Digest {
@@ -178,11 +245,11 @@ fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
-fn from_hex(digits: &str) -> Option<[u8; 16]> {
-    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+fn from_hex<const BYTES: usize>(digits: &str) -> Option<[u8; BYTES]> {
+    if digits.len() != 2 * BYTES || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    let mut bytes = [0; 16];
+    let mut bytes = [0; BYTES];
     for (index, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(digits.get(index * 2..index * 2 + 2)?, 16).ok()?;
     }
@@ -199,6 +266,10 @@ mod tests {
         assert_eq!(text.parse::<AppId>().unwrap().to_string(), text);
         let text = "0f8fad5bd9cb469fa16570867728950e";
         assert_eq!(text.parse::<IncidentId>().unwrap().to_string(), text);
+        let digest = Digest::of(b"abc");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert_eq!(Digest::of_reader(&mut &b"abc"[..]).unwrap(), digest);
+        assert!("ab".parse::<Digest>().is_err());
     }
 
     #[test]
@@ -206,6 +277,7 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "a+", "#", "a b", "é", "a\0", &"x".repeat(65)] {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
             assert!(bad.parse::<ScenarioName>().is_err(), "{bad:?}");
+            assert!(bad.parse::<DumpName>().is_err(), "{bad:?}");
         }
     }
 

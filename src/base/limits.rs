@@ -66,6 +66,12 @@ pub const HELD_BYTES: u64 = 8 * 1024 * 1024;
 /// Bundles leave this much of the disk free for the device's own work.
 pub const DISK_FREE_PERCENT: u8 = 10;
 
+/// Dumps of guests' memory on a device, unless its config says otherwise: one of a large guest, some of
+/// small ones.
+pub const KEPT_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// See [`KEPT_BYTES`]. A person has yet to see through the list.
+pub const KEPT_DUMPS: usize = 16;
+
 /// Damaged parcels that are kept for a person to look at, and as many refused ones. Of the
 /// largest size they take as much again as the spool itself.
 pub const ASIDE_PARCELS: usize = 8;

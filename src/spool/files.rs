@@ -148,11 +148,16 @@ impl Files for Disk {
     }
 
     fn room(&self) -> io::Result<Room> {
-        let disk = nix::sys::statvfs::statvfs(&self.dir)?;
-        let unit = disk.fragment_size();
-        let bytes = |blocks| u64::saturating_mul(blocks, unit);
-        Ok(Room { free: bytes(disk.blocks_available()), total: bytes(disk.blocks()) })
+        room(&self.dir)
     }
+}
+
+/// How much room the disk of a directory has.
+pub(super) fn room(directory: &Path) -> io::Result<Room> {
+    let disk = nix::sys::statvfs::statvfs(directory)?;
+    let unit = disk.fragment_size();
+    let bytes = |blocks| u64::saturating_mul(blocks, unit);
+    Ok(Room { free: bytes(disk.blocks_available()), total: bytes(disk.blocks()) })
 }
 
 fn within(dir: &Path, shelf: Shelf) -> PathBuf {

@@ -1,4 +1,5 @@
 //! Parcels that must not be lost: sealed headlines and bundles, kept until the controller has them.
+//! What is too large to be sent unasked, a guest's memory, is in a store of its own: [`kept`].
 //!
 //! This room knows nothing of what is in a parcel, and sends nothing. A parcel is one file:
 //!
@@ -38,6 +39,7 @@
 mod files;
 mod format;
 mod keep;
+pub mod kept;
 mod open;
 mod quota;
 
