@@ -167,9 +167,27 @@ impl Monitor {
     ///
     /// As [`Monitor::ask`].
     pub async fn lend(&mut self, file: &impl AsFd, set: u32) -> Result<(), AskError> {
-        const COMMAND: &str = "add-fd";
-        let (id, line) = self.session.command(COMMAND, &json!({ "fdset-id": set }));
-        let gone = |source| AskError::Gone { command: COMMAND.to_owned(), source };
+        self.ask_with("add-fd", json!({ "fdset-id": set }), file).await
+    }
+
+    /// Hands it a file, which one command of this connection may take by `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Monitor::ask`].
+    pub async fn hand(&mut self, file: &impl AsFd, name: &str) -> Result<(), AskError> {
+        self.ask_with("getfd", json!({ "fdname": name }), file).await
+    }
+
+    /// Asks, and sends a file along.
+    async fn ask_with(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        file: &impl AsFd,
+    ) -> Result<(), AskError> {
+        let (id, line) = self.session.command(command, &arguments);
+        let gone = |source| AskError::Gone { command: command.to_owned(), source };
         let (socket, file) = (self.stream.as_raw_fd(), [file.as_fd().as_raw_fd()]);
         let with_file = [ControlMessage::ScmRights(&file)];
         let send = || {
@@ -178,10 +196,10 @@ impl Monitor {
         };
         let sent = timeout_at(self.deadline, self.stream.async_io(Interest::WRITABLE, send)).await;
         match sent {
-            Ok(Ok(count)) if count == line.len() => self.answer(COMMAND, id).await.map(drop),
+            Ok(Ok(count)) if count == line.len() => self.answer(command, id).await.map(drop),
             Ok(Ok(_)) => Err(gone(io::ErrorKind::WriteZero.into())),
             Ok(Err(error)) => Err(gone(error)),
-            Err(_) => Err(AskError::Late { command: COMMAND.to_owned() }),
+            Err(_) => Err(AskError::Late { command: command.to_owned() }),
         }
     }
 

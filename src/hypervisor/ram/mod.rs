@@ -10,7 +10,7 @@ mod maps;
 mod tree;
 
 pub use dump::{Dump, DumpError};
-pub use tree::{Slot, slots, virtual_address};
+pub use tree::{Slot, extent, slots, virtual_address};
 
 use crate::kernel::memory::{Fault, Memory};
 use maps::Mapping;

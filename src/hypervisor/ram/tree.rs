@@ -31,6 +31,15 @@ pub fn slots(text: &str) -> Vec<Slot> {
     slots
 }
 
+/// How many bytes of all that CPUs can read lie in memory, and where the last of them ends.
+#[must_use]
+pub fn extent(text: &str) -> (u64, u64) {
+    let slots = system_view(text).lines().filter_map(slot);
+    slots.fold((0, 0), |(bytes, end): (u64, u64), Slot { guest, .. }| {
+        (bytes.saturating_add(guest.end - guest.start), end.max(guest.end))
+    })
+}
+
 /// `Host virtual address for 0x0 (pc.ram) is 0x7ff9abe00000`
 #[must_use]
 pub fn virtual_address(text: &str) -> Option<u64> {
@@ -108,6 +117,13 @@ FlatView #1
         let high = (0x1_0000_0000..0x1_4000_0000, 0x8000_0000);
         assert_eq!(found, [low, high, (0x2_4000_0000..0x2_8000_0000, 0)]);
         assert_eq!(slots("FlatView #0\n AS \"memory\", root: system\n"), []);
+    }
+
+    #[test]
+    fn a_dump_has_the_memory_of_devices_as_well() {
+        let (vram, bios) = (16 << 20, 256 << 10);
+        assert_eq!(extent(TREE), ((4 << 30) + vram + bios, 0x2_8000_0000));
+        assert_eq!(extent(""), (0, 0));
     }
 
     #[test]
