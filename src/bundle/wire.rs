@@ -171,6 +171,7 @@ fn encode_artifact(artifact: &Artifact) -> v1::Artifact {
         Kind::Memory => v1::Kind::Memory,
         Kind::Records => v1::Kind::Records,
         Kind::Screenshot => v1::Kind::Screenshot,
+        Kind::Nmi => v1::Kind::Nmi,
         Kind::Other => v1::Kind::Unknown,
     };
     v1::Artifact { kind: kind.into(), name: artifact.name.clone(), data: artifact.data.clone() }
@@ -186,6 +187,7 @@ fn decode_artifact(artifact: v1::Artifact) -> Artifact {
         v1::Kind::Memory => Kind::Memory,
         v1::Kind::Records => Kind::Records,
         v1::Kind::Screenshot => Kind::Screenshot,
+        v1::Kind::Nmi => Kind::Nmi,
         v1::Kind::Unknown => Kind::Other,
     };
     Artifact { kind, name: harmless_line(artifact.name.as_bytes()), data: artifact.data }

@@ -254,6 +254,7 @@ pub fn diagnose(evidence: &Evidence) -> Diagnosis {
     finding.facts_for.extend(vmm::watchdog(evidence));
     finding.facts_for.extend(probes(evidence));
     finding.facts_for.extend(record::history(evidence));
+    finding.facts_for.extend(cpu::took_nmi(evidence));
     Diagnosis {
         signature: signature::of(finding.class, &finding.subject, &finding.callers),
         class: finding.class,

@@ -6,6 +6,7 @@ use crate::base::step::Action;
 use crate::base::time::Timestamp;
 use crate::evidence::host::Host;
 use crate::evidence::kernel_log::KernelLog;
+use crate::evidence::nmi::Nmi;
 use crate::evidence::qmp::{Apic, Cpu, Qmp, Registers};
 use crate::evidence::recorded::bytes;
 use crate::evidence::rounds::{Probe, Round, Rounds};
@@ -201,6 +202,15 @@ fn a_cpu_that_sleeps_for_a_spin_lock_is_locked_up() {
     assert_eq!(of(qmp(true)), Class::HardLockup);
     // One that was switched off sleeps as well, but no timer waits for it.
     assert_eq!(of(qmp(false)), Class::Silent);
+}
+
+#[test]
+fn a_cpu_that_takes_an_nmi_executes_and_that_is_all_it_proves() {
+    let nmi = Some(Nmi { cpu: Some(1), panicked: true });
+    let diagnosis = diagnose(&Evidence { nmi, ..Evidence::default() });
+    assert_eq!(diagnosis.class, Class::Silent);
+    let fact = "an NMI was sent: CPU 1 executes and took it, and the kernel panicked over it";
+    assert_eq!(diagnosis.facts_for, [fact]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod kernel_log;
 pub mod line;
 pub mod locks;
 pub mod memory;
+pub mod nmi;
 pub mod pstore;
 pub mod qmp;
 #[cfg(test)]
@@ -54,6 +55,8 @@ pub enum Kind {
     Records,
     /// PNG: what the guest showed on its screen. Nothing is read out of it; it is for people.
     Screenshot,
+    /// Bytes that the guest wrote after an NMI, or that its log had of it.
+    Nmi,
     /// Written by a later version of this program.
     Other,
 }
@@ -78,6 +81,8 @@ pub struct Evidence {
     pub memory: Option<memory::Memory>,
     /// What the kernel wrote outside of the guest when it died, now or earlier.
     pub records: pstore::Records,
+    /// What it said to an NMI. A panic over that is no cause of anything.
+    pub nmi: Option<nmi::Nmi>,
 }
 
 impl Artifact {
@@ -93,6 +98,7 @@ impl Artifact {
             Kind::Memory => "memory",
             Kind::Records => "records",
             Kind::Screenshot => "screenshot",
+            Kind::Nmi => "nmi",
             Kind::Other => "other",
         };
         let name = harmless_line(self.name.as_bytes());
@@ -102,7 +108,7 @@ impl Artifact {
     /// Cuts it to so many bytes, or fewer: half a JSON says nothing, and half a picture is none.
     pub fn cut_to(&mut self, bytes: usize) {
         match self.kind {
-            Kind::Console | Kind::Sysrq => self.data.truncate(bytes),
+            Kind::Console | Kind::Sysrq | Kind::Nmi => self.data.truncate(bytes),
             Kind::Memory => {
                 let memory = memory::Memory::read(&self.data).and_then(|memory| memory.fit(bytes));
                 self.data = memory.map(|memory| memory.to_bytes()).unwrap_or_default();
@@ -132,6 +138,7 @@ impl Evidence {
                 Kind::Rounds => evidence.rounds = rounds::Rounds::read(&artifact.data),
                 Kind::Memory => evidence.memory = memory::Memory::read(&artifact.data),
                 Kind::Records => evidence.records = pstore::Records::read(&artifact.data),
+                Kind::Nmi => evidence.nmi = nmi::Nmi::read(&artifact.data),
                 Kind::Screenshot | Kind::Other => {}
             }
         }

@@ -58,9 +58,15 @@ pub(super) fn excerpt(
     let report = |beginning: &&str| {
         texts.iter().find_map(|(from, text)| report(from, text, beginning, subject))
     };
+    // What an NMI made of a guest is no cause, but shows where a CPU was.
+    let after_nmi = || {
+        let nmi = artifacts.iter().find(|artifact| artifact.kind == Kind::Nmi)?;
+        self::report(&nmi.label(), &nmi.data, BEGINNINGS[0], subject)
+    };
     BEGINNINGS
         .iter()
         .find_map(report)
+        .or_else(after_nmi)
         .or_else(|| artifacts.iter().find_map(answer))
         .or_else(|| artifacts.iter().find_map(registers))
 }

@@ -59,6 +59,19 @@ fn remedy(step: &StepReport) -> Option<String> {
         ("sysrq", Outcome::Failed) if said("somebody else") => {
             "end the session that holds the console"
         }
+        ("dump" | "nmi", Outcome::Skipped) if said("names no") => {
+            "bind the monitor's socket, as `qmp`"
+        }
+        ("dump", Outcome::Refused) if said("`quota`") => {
+            "raise `quota` of `dumps` in the agent's config"
+        }
+        ("dump", Outcome::Refused) if said("must stay free") => {
+            "remove what fills the device's disk"
+        }
+        ("nmi", Outcome::Skipped) if said("somebody else") => {
+            "end the session that holds the console"
+        }
+        ("nmi", Outcome::Silent) if said("was not read") => "let the scenario collect `memory`",
         _ if said("budget of time") => "raise `time` in the scenario's `budget`",
         _ if said("budget of bytes") => "raise `bytes` in the scenario's `budget`",
         _ => return None,

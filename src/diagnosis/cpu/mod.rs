@@ -96,6 +96,13 @@ pub(super) fn summary(evidence: &Evidence) -> Vec<String> {
     life::vcpus(evidence).iter().filter_map(of).take(16).collect()
 }
 
+/// An NMI reaches a CPU whatever it does: the one that says so carries out instructions. It proves nothing
+/// else, for it is served where no other interrupt is.
+pub(super) fn took_nmi(evidence: &Evidence) -> Option<String> {
+    let nmi = evidence.nmi?;
+    Some(format!("an NMI was sent: {}", nmi.said()))
+}
+
 fn lockup(evidence: &Evidence, class: Class, spins: &[Spin<'_>]) -> Option<Finding> {
     let first = culprit(spins)?;
     let mut finding = Finding::new(class, Blame::GuestKernel, Confidence::Medium);
