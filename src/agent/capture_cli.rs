@@ -23,7 +23,8 @@ use crate::transport::log::{self, History};
 pub enum Level {
     /// What the host and the monitor tell within a second; the guest is not asked.
     Headline,
-    /// What fits into 64 KiB: all but the states of all tasks, virtio devices and pictures.
+    /// What fits into 64 KiB: all but the states of all tasks, virtio devices and pictures. Nothing that
+    /// stops the guest or may end it.
     First,
     /// What the scenario says.
     #[default]
@@ -69,7 +70,8 @@ pub async fn collect(
         boot_id: identity::boot_id(),
     };
     let heard = heard(&bound.app).await;
-    let target = Target { heard, ..target(&bound.app, scenario, &config.state) };
+    let kept = config.dumps.kept();
+    let target = Target { heard, kept, ..target(&bound.app, scenario, &config.state) };
     let before = capture::look(&target).await;
     let round = ask(bound, scenario).await;
     let (steps, budget) = level.of(scenario);
@@ -115,15 +117,17 @@ impl Level {
         match self {
             Self::Full => (all, Budget { time, bytes }),
             Self::First => {
-                let small = |step: &Step| {
-                    const LARGE: [Step; 3] = [
+                let first = |step: &Step| {
+                    const LATER: [Step; 5] = [
                         Step::Sysrq(Action::TaskStates),
                         Step::Qmp(Query::Virtio),
                         Step::Qmp(Query::Screenshot),
+                        Step::Dump,
+                        Step::Nmi,
                     ];
-                    !LARGE.contains(step)
+                    !LATER.contains(step)
                 };
-                let steps = all.into_iter().filter(small).collect();
+                let steps = all.into_iter().filter(first).collect();
                 (steps, Budget { time, bytes: bytes.min(FIRST_BYTES) })
             }
             Self::Headline => {

@@ -3,6 +3,7 @@
 //! One YAML file; paths in it start at its own directory. All mistakes are told at once, those in
 //! the scenarios that it names too.
 
+use super::dumps::Dumps;
 use crate::base::document::{Document, FromNode, Node, Notes, parsed};
 use crate::base::endpoint::BrokerUrl;
 use crate::base::id::{DeviceId, ScenarioName};
@@ -27,6 +28,8 @@ pub struct Config {
     pub certificate: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
+    /// Where dumps of guests' memory are kept.
+    pub dumps: Dumps,
     /// Where bundles go.
     pub broker: Broker,
     /// Whose bindings are taken.
@@ -129,10 +132,12 @@ fn read_config(
 ) -> Option<Config> {
     let mut map = root.map(notes)?;
     let device = map.required("device");
-    let state = map.required("state");
+    let state: Option<PathBuf> = map.required("state");
     let certificate = map.required("certificate");
     let key = map.required("key");
     let broker = map.required_node("broker").and_then(|node| read_broker(node, notes));
+    let without = PathBuf::new();
+    let dumps = Dumps::read(map.node("dumps"), notes, state.as_ref().unwrap_or(&without));
     let http = map.optional("http");
     let log = logs::Settings::read(&mut map, notes);
     map.required_node("scenarios");
@@ -144,6 +149,7 @@ fn read_config(
         state: state?,
         certificate: certificate?,
         key: key?,
+        dumps: dumps?,
         broker: broker?,
         controller: setup?.controller,
         http,
@@ -203,6 +209,7 @@ device: edge-1
 state: state
 certificate: device.pem
 key: device.key
+dumps: { quota: 20GiB }
 broker: { url: \"mqtts://localhost\", ca: ca.pem }
 http: 127.0.0.1:9464
 scenarios: scenarios
@@ -226,6 +233,7 @@ state: state
 key: device.key
 broker: { url: \"mqtt://example.org\", prefx: x }
 http: 9464
+dumps: { quota: 20, count: -1 }
 scenarios: scenarios
 log: { format: xml }
 apps:

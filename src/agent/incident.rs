@@ -28,6 +28,7 @@ use crate::evidence::rounds::Rounds;
 use crate::evidence::{Artifact, Evidence, qmp};
 use crate::ladder::End;
 use crate::scenario::{Probe, Scenario};
+use crate::spool::kept;
 use crate::spool::{Kept, Parcel, PutError, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Counters;
@@ -51,6 +52,8 @@ pub struct Desk {
     pub signer: Signer,
     /// Which boot this is.
     pub boot_id: [u8; 16],
+    /// Where dumps of guests' memory are kept.
+    pub kept: Option<kept::Kept>,
     /// Where what is sealed waits.
     pub spool: Arc<Mutex<Spool>>,
     /// Told when something new waits.
@@ -120,6 +123,7 @@ impl Desk {
             state: config.state.clone(),
             signer,
             boot_id: identity::boot_id(),
+            kept: config.dumps.kept(),
             spool,
             changed,
             captures: Semaphore::new(limits::CAPTURES),
@@ -152,7 +156,8 @@ impl Desk {
         let domain = app.life.domain.as_deref();
         let heard = domain.and_then(|domain| self.log.history(domain));
         let target = target(app, scenario, &self.state);
-        let target = Target { heard, pid: process.or(target.pid), ..target };
+        let (kept, pid) = (self.kept.clone(), process.or(target.pid));
+        let target = Target { heard, pid, kept, ..target };
         let budget = scenario.budget();
         let budget = capture::Budget { time: budget.time, bytes: budget.bytes };
         let captured = capture::capture(&target, scenario.diagnose(), before, budget, tell).await;
@@ -339,6 +344,7 @@ pub(super) fn new_incident() -> IncidentId {
 #[must_use]
 pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
     Target {
+        app: app.name.clone(),
         console: app.console.clone(),
         console_log: app.console_log.clone(),
         heard: None,
@@ -351,6 +357,7 @@ pub fn target(app: &App, scenario: &Scenario, state: &Path) -> Target {
         by: None,
         undo: Some(state.join("undo").join(app.id.to_string())),
         learnt: Some(learnt(app, state)),
+        kept: None,
         consent: app.consent,
     }
 }
@@ -383,6 +390,7 @@ mod tests {
             state: state.to_owned(),
             signer: Signer::new(key.as_ref(), b"a certificate").unwrap(),
             boot_id: [3; 16],
+            kept: None,
             spool: Arc::new(Mutex::new(spool)),
             changed: watch::channel(()).0,
             captures: Semaphore::new(limits::CAPTURES),

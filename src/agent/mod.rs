@@ -17,6 +17,7 @@ pub mod board;
 pub mod bundle_file;
 pub mod capture_cli;
 pub mod config;
+pub mod dumps;
 pub mod identity;
 pub mod incident;
 pub mod inspect;

@@ -168,6 +168,10 @@ pub const LOOK_TIME: Duration = Duration::from_secs(20);
 /// How much of the kernel's log a look takes: as much as of the console.
 pub const LOOK_LOG_BYTES: usize = CONSOLE_TAIL_BYTES;
 
+/// How long a dump is waited for, while its guest stands still. At the 300 MiB a second of a slow disk that
+/// is a guest of 180 GiB.
+pub const DUMP_TIME: Duration = Duration::from_secs(600);
+
 /// How much is read of a file that kernels leave records in: QEMU's own example of such a store has
 /// 64 KiB, and the variables of a firmware are within the first 768 KiB of its image.
 pub const STORE_BYTES: usize = 2 * 1024 * 1024;

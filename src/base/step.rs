@@ -17,6 +17,10 @@ pub enum Step {
     Qmp(Query),
     /// One press of the guest's magic key.
     Sysrq(Action),
+    /// All of its memory, into a file on the device.
+    Dump,
+    /// One non-maskable interrupt, and what it makes of that.
+    Nmi,
 }
 
 /// What the monitor is asked.
@@ -77,6 +81,8 @@ impl Step {
             Self::Console | Self::Records => Consent::Observe,
             Self::Host | Self::Memory | Self::Qmp(_) => Consent::Query,
             Self::Sysrq(_) => Consent::Input,
+            Self::Dump => Consent::Pause,
+            Self::Nmi => Consent::Nmi,
         }
     }
 
@@ -90,6 +96,8 @@ impl Step {
             Self::Memory => "memory".to_owned(),
             Self::Qmp(query) => format!("qmp {}", query.word()),
             Self::Sysrq(action) => format!("sysrq {}", action.word()),
+            Self::Dump => "dump".to_owned(),
+            Self::Nmi => "nmi".to_owned(),
         }
     }
 }

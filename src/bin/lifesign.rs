@@ -7,11 +7,12 @@ use lifesign::agent::config::Config;
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::survey::{Paint, survey};
 use lifesign::agent::{
-    assignment, bundle_file, config, incident, inspect, keeper, run, scenario_cli, status,
+    assignment, bundle_file, config, dumps, incident, inspect, keeper, run, scenario_cli, status,
 };
 use lifesign::base::chain::Chain;
 use lifesign::base::consent::Consent;
 use lifesign::base::document::{FromNode, parse_duration};
+use lifesign::base::id::DumpName;
 use lifesign::base::rung::Answer;
 use lifesign::base::text::Harmless;
 use lifesign::base::time::{Clock, NoDate, Timestamp};
@@ -89,6 +90,13 @@ enum Command {
     },
     /// Read a guest's kernel out of its memory: why it hangs, its CPUs, locks, stacks and log
     Inspect(Inspect),
+    /// The dumps of guests' memory that this device keeps: list them, or act on one
+    Dumps {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        act: Option<DumpsCommand>,
+    },
     /// Show the state of every app, as the running agent has it
     Status {
         #[command(flatten)]
@@ -100,6 +108,22 @@ enum Command {
     /// Work on scenario files, without any VM
     #[command(subcommand, after_long_help = include_str!("../../docs/scenario.md"))]
     Scenario(ScenarioCommand),
+}
+
+#[derive(Subcommand)]
+enum DumpsCommand {
+    /// Copy one into a new file, for `crash` or another device
+    Copy {
+        /// As `lifesign dumps` lists it
+        name: DumpName,
+        /// The file
+        to: PathBuf,
+    },
+    /// Remove one
+    Remove {
+        /// As `lifesign dumps` lists it
+        name: DumpName,
+    },
 }
 
 #[derive(Subcommand)]
@@ -286,6 +310,10 @@ fn act(command: Command) -> Result<ExitCode> {
             pauses::resume(&state, &Whom(apps), Clock::wall())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Dumps { config, act } => {
+            on_dumps(&config.config, act)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Status { config, watch } => {
             runtime.block_on(show_status(&config.config, watch))?;
             Ok(ExitCode::SUCCESS)
@@ -465,6 +493,24 @@ impl Bar {
             io::stderr().write_all(text.as_bytes()).ok();
         }
     }
+}
+
+fn on_dumps(config: &Path, act: Option<DumpsCommand>) -> Result<()> {
+    let dumps = config::read(config)?.dumps;
+    let kept = dumps.open();
+    let kept =
+        kept.with_context(|| format!("failed to open the dumps in {}", dumps.directory.display()))?;
+    match act {
+        None => dumps::lines(&kept)?.iter().for_each(|line| say(line)),
+        Some(DumpsCommand::Copy { name, to }) => {
+            let bytes = dumps::copy(&kept, &name, &to)?;
+            say(&format!("{bytes} bytes copied into {}", to.display()));
+        }
+        Some(DumpsCommand::Remove { name }) => {
+            kept.remove(&name).with_context(|| format!("failed to remove the dump `{name}`"))?;
+        }
+    }
+    Ok(())
 }
 
 fn on_scenarios(command: &ScenarioCommand) -> Result<ExitCode> {

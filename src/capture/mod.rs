@@ -2,17 +2,23 @@
 //!
 //! Steps run from the least disturbing to the most, whatever the order in which they were asked
 //! for: what the guest said by itself and what its kernel left behind, the host's view, its memory, the
-//! monitor's view, and only then keys that the guest has to answer. A step that fails is reported with
-//! its reason and the others go on; the budget ends the capture, never the agent. No step needs more
-//! consent than the app gave, or it is not taken.
+//! monitor's view, then keys that the guest has to answer, a dump, for which it stands still, and at last
+//! an interrupt over which it may die. A step that fails is reported with its reason and the others go on;
+//! the budget ends the capture, never the agent. No step needs more consent than the app gave, or it is
+//! not taken.
 //!
 //! Whenever a capture ends, even by a crash, the guest is as it was or is made so at the next start:
 //! [`put_back`].
 
 mod console_log;
+mod dump;
+#[cfg(test)]
+mod fake;
 mod host;
 pub mod memory;
 mod monitor;
+mod nmi;
+mod no;
 mod progress;
 mod records;
 mod sysrq;
@@ -25,6 +31,7 @@ use crate::base::consent::Consent;
 use crate::base::step::{Action, Query, Step};
 use crate::evidence::report::{Outcome, StepReport};
 use crate::evidence::{Artifact, qmp};
+use crate::spool::kept::Kept;
 use crate::transport::log::History;
 use progress::Meter;
 use std::path::{Path, PathBuf};
@@ -34,6 +41,8 @@ use tokio::time::Instant;
 /// What is captured.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
+    /// What people call it.
+    pub app: String,
     /// The socket of the console.
     pub console: Option<PathBuf>,
     /// A file with what the guest wrote to its console.
@@ -58,6 +67,8 @@ pub struct Target {
     pub undo: Option<PathBuf>,
     /// A file for what is learnt of its kernel. Without it every look is the first one.
     pub learnt: Option<PathBuf>,
+    /// Where dumps of its memory are kept. Without it none is taken.
+    pub kept: Option<Kept>,
     /// What may be done.
     pub consent: Consent,
 }
@@ -148,6 +159,12 @@ pub async fn capture(
     if !actions.is_empty() {
         capture.take(sysrq::press(target, &actions, &capture.artifacts, deadline, &meter).await);
     }
+    if permitted.contains(&Step::Dump) {
+        capture.take(dump::take(target, deadline, &meter).await);
+    }
+    if permitted.contains(&Step::Nmi) {
+        capture.take(nmi::send(target, &capture.artifacts, deadline, &meter).await);
+    }
     meter.begin("done");
     capture.hold_to(budget.bytes);
     capture
@@ -196,14 +213,26 @@ impl Capture {
 fn query(step: Step) -> Option<Query> {
     match step {
         Step::Qmp(query) => Some(query),
-        Step::Host | Step::Console | Step::Records | Step::Memory | Step::Sysrq(_) => None,
+        Step::Host
+        | Step::Console
+        | Step::Records
+        | Step::Memory
+        | Step::Sysrq(_)
+        | Step::Dump
+        | Step::Nmi => None,
     }
 }
 
 fn action(step: Step) -> Option<Action> {
     match step {
         Step::Sysrq(action) => Some(action),
-        Step::Host | Step::Console | Step::Records | Step::Memory | Step::Qmp(_) => None,
+        Step::Host
+        | Step::Console
+        | Step::Records
+        | Step::Memory
+        | Step::Qmp(_)
+        | Step::Dump
+        | Step::Nmi => None,
     }
 }
 

@@ -2,8 +2,8 @@
 
 mod asking;
 
+use super::no::No;
 use super::{Capture, report, shown};
-use crate::base::chain::Chain;
 use crate::base::step::{Query, Step};
 use crate::evidence::qmp::{Replies, Reply};
 use crate::evidence::report::{Outcome, StepReport};
@@ -65,13 +65,7 @@ pub(super) async fn ask(path: Option<&Path>, queries: &[Query], before: Vec<Repl
             }
         }
         Err(error) => {
-            let outcome = match error {
-                ConnectError::Busy { .. } => Outcome::Silent,
-                ConnectError::Open { .. }
-                | ConnectError::NotQmp { .. }
-                | ConnectError::Start(_) => Outcome::Failed,
-            };
-            let reason = Chain(&error).to_string();
+            let No(outcome, reason) = error.into();
             tracing::debug!(monitor = %shown(path), %reason, "the monitor was not asked");
             capture.steps = all(queries, outcome, &reason);
         }

@@ -38,6 +38,15 @@ impl<'a> Meter<'a> {
         (self.tell)(Progress { percent, stage, bytes: self.bytes.load(Relaxed) });
     }
 
+    /// So much of a step that takes long is done.
+    pub(super) fn within(&self, stage: &'static str, part: u64, whole: u64) {
+        let steps = u64::try_from(self.steps.max(1)).unwrap_or(u64::MAX);
+        let done = u64::try_from(self.done.load(Relaxed)).unwrap_or(u64::MAX).min(steps - 1);
+        let percent = part.min(whole).saturating_mul(100) / whole.max(1);
+        let percent = u8::try_from((done * 100 + percent) / steps).unwrap_or(100);
+        (self.tell)(Progress { percent, stage, bytes: self.bytes.load(Relaxed) });
+    }
+
     /// A step is over, and brought so much.
     pub(super) fn end(&self, bytes: u64) {
         self.done.fetch_add(1, Relaxed);
@@ -64,9 +73,11 @@ mod tests {
         meter.begin("console");
         meter.end(10);
         meter.begin("host");
+        meter.within("host", 1, 2);
+        meter.within("host", 9, 0);
         // A step more than was known before.
         (0..3).for_each(|_| meter.end(5));
         meter.begin("done");
-        assert_eq!(*told.lock().unwrap(), [(0, 0), (33, 10), (100, 25)]);
+        assert_eq!(*told.lock().unwrap(), [(0, 0), (33, 10), (50, 10), (33, 10), (100, 25)]);
     }
 }

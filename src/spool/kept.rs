@@ -156,7 +156,12 @@ impl std::fmt::Display for Mib {
     }
 }
 
-// === impl Kept ===
+// === impl Quota, Kept ===
+
+impl Quota {
+    /// What a device gives by default.
+    pub const STANDARD: Self = Self { bytes: None, dumps: limits::KEPT_DUMPS };
+}
 
 impl Kept {
     /// Opens a directory, makes it if need be, and removes what an earlier run did not finish.

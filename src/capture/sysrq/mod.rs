@@ -29,6 +29,7 @@ mod route;
 
 pub use route::Route;
 
+use super::no::No;
 use super::progress::Meter;
 use super::undo::{self, Undo};
 use super::{Capture, Target, millis, monitor, report};
@@ -58,10 +59,6 @@ const QUIET_LEVEL: u8 = 4;
 
 /// Putting the level back takes a route and a key; a guest that answers neither died meanwhile.
 const PUT_BACK: Duration = Duration::from_secs(5);
-
-/// Why no key was pressed.
-#[derive(Debug)]
-struct No(Outcome, String);
 
 /// Presses all `actions` and collects the answers. `before` is what was collected so far: of a guest
 /// whose memory was read is known what its kernel lets a key do.

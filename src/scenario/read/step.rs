@@ -19,6 +19,8 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
                 ("console", Step::Console),
                 ("records", Step::Records),
                 ("memory", Step::Memory),
+                ("dump", Step::Dump),
+                ("nmi", Step::Nmi),
             ];
             node.word(notes, WHAT, &words).map(|step| vec![step])
         }
@@ -33,8 +35,8 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
             }
         },
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) => {
-            const STEPS: &str =
-                "`host`, `console`, `records`, `memory`, `qmp: [..]` or `sysrq: [..]`";
+            const STEPS: &str = "`host`, `console`, `records`, `memory`, `qmp: [..]`, `sysrq: [..]`, \
+                                 `dump` or `nmi`";
             notes.expected(node, STEPS);
             None
         }
