@@ -11,6 +11,7 @@
 
 use super::config::Config;
 use crate::base::chain::Chain;
+use crate::base::id::Digest;
 use crate::base::limits;
 use crate::binding::{Assigned, Authority, KeyError, Rules, Taken};
 use crate::telemetry::health::Health;
@@ -29,13 +30,15 @@ pub struct Assignment {
     told: channel::Sender<Report>,
 }
 
-/// What the controller is told.
+/// What is in force, for who tells the controller and for who lends it dumps.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Report {
     /// The number of what is in force, or 0.
     pub sequence: u64,
     /// Why the last message was refused, as much as is sent. Empty: it was not.
     pub refused: String,
+    /// The dumps that the controller wishes to have, and may.
+    pub dumps: Vec<Digest>,
 }
 
 /// Whose bindings this device takes, if anybody's.
@@ -60,8 +63,9 @@ pub fn describe(config: &Config) -> Result<Option<String>, KeyError> {
     let kept = assigned.sequence().map_or("none of its bindings are".to_owned(), |sequence| {
         format!("its bindings {sequence} are")
     });
+    let dumps = if controller.dumps { "may have dumps" } else { "may have no dumps" };
     Ok(Some(format!(
-        "{path}: a controller that may consent to `{most}` at most; {kept} in force here"
+        "{path}: a controller that may consent to `{most}` at most, and {dumps}; {kept} in force here"
     )))
 }
 
@@ -142,7 +146,9 @@ impl Assignment {
             self.health.ok(PART);
         }
         let refused = cut(self.refused.as_deref().unwrap_or_default());
-        self.told.send_replace(Report { sequence: self.assigned.sequence().unwrap_or(0), refused });
+        let sequence = self.assigned.sequence().unwrap_or(0);
+        let dumps = self.assigned.dumps().to_vec();
+        self.told.send_replace(Report { sequence, refused, dumps });
     }
 }
 

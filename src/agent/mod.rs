@@ -23,6 +23,7 @@ pub mod incident;
 pub mod inspect;
 pub mod keeper;
 pub mod ledger;
+mod lend;
 pub mod pages;
 pub mod pauses;
 pub mod probe;

@@ -10,12 +10,14 @@ use super::config::Config;
 use super::identity::{self, Identity};
 use super::incident::Desk;
 use super::keeper::{Orders, keep};
+use super::lend::Lender;
 use super::pages;
 use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::time::Clock;
 use crate::binding;
 use crate::pb::v1;
+use crate::spool::kept::{Kept, Quota};
 use crate::spool::{self, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Counters, Registry};
@@ -59,6 +61,15 @@ pub enum Error {
     /// The spool cannot be used.
     #[error("failed to open the spool")]
     Spool(#[from] spool::OpenError),
+    /// The dumps cannot be looked at.
+    #[error("failed to open the directory of dumps {path}")]
+    Dumps {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The authorities cannot be read.
     #[error("failed to read {path}")]
     Ca {
@@ -98,7 +109,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         identity::load(&config.certificate, &config.key)?;
     let state = |source| Error::State { path: config.state.clone(), source };
     std::fs::create_dir_all(&config.state).map_err(state)?;
-    let spool = open_spool(&config)?;
+    let (spool, kept) = (open_spool(&config)?, open_kept(&config)?);
     let (changed, changes) = channel::channel(());
     let desk = Arc::new(Desk::open(&config, signer, Arc::clone(&spool), changed));
     let health = desk.health.clone();
@@ -111,6 +122,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let (telling, status) = channel::channel(Vec::new());
     let (bindings, words) = channel::channel(upload::Bindings::default());
     let (reporting, report) = channel::channel(Report::default());
+    let (lender, lending) = Lender::new(&config, kept, Arc::clone(&desk), report.clone());
     let orders = assignment::authority(&config)?.map(|authority| {
         let assignment = Assignment::open(&config, authority, health.clone(), reporting);
         Orders { assignment, words }
@@ -123,6 +135,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let wires = upload::Wires {
         spool: Arc::clone(&spool),
         changed: changes,
+        lent: lending.lent,
         status,
         stop: stopped.clone(),
         state: linked,
@@ -133,8 +146,10 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     tasks.spawn(follow_link(link, health.clone()));
     tasks.spawn(settle(Arc::clone(&desk), stopped.clone()));
     let device = config.device.clone();
-    let teller = Teller { device, board: board.clone(), spool, report, telling };
+    let kept = lending.told;
+    let teller = Teller { device, board: board.clone(), spool, report, kept, telling };
     tasks.spawn(teller.tell(stopped.clone()));
+    tasks.spawn(lender.run(stopped.clone()));
     if let Some(address) = config.http {
         let more = pages::pages(&board);
         let page = http::Page { registry: Arc::new(registry), health, more };
@@ -177,6 +192,13 @@ fn open_spool(config: &Config) -> Result<Arc<Mutex<Spool>>, Error> {
         tracing::info!(parcels = report.parcels, bytes = report.bytes, "evidence waits to be sent");
     }
     Ok(Arc::new(Mutex::new(spool)))
+}
+
+fn open_kept(config: &Config) -> Result<Kept, Error> {
+    let path = config.state.join("dumps");
+    let quota = Quota { bytes: None, dumps: limits::KEPT_DUMPS };
+    let kept = Kept::open(&path, quota, limits::DISK_FREE_PERCENT);
+    kept.map_err(|source| Error::Dumps { path, source })
 }
 
 fn board(registry: &mut Registry) -> Board {
@@ -240,6 +262,8 @@ struct Teller {
     board: Board,
     spool: Arc<Mutex<Spool>>,
     report: channel::Receiver<Report>,
+    /// What is said of dumps, sealed.
+    kept: channel::Receiver<Vec<u8>>,
     telling: channel::Sender<Vec<u8>>,
 }
 
@@ -270,7 +294,7 @@ impl Teller {
             scenario: shown.scenario.to_string(),
             state: shown.state.word().to_owned(),
         });
-        let Report { sequence, refused } = self.report.borrow().clone();
+        let Report { sequence, refused, .. } = self.report.borrow().clone();
         v1::Status {
             device: self.device.to_string(),
             up: true,
@@ -281,6 +305,7 @@ impl Teller {
             spool_entries: u32::try_from(usage.parcels + usage.held).unwrap_or(u32::MAX),
             bindings_sequence: sequence,
             bindings_error: refused,
+            kept: self.kept.borrow().clone(),
         }
     }
 }

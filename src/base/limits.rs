@@ -129,6 +129,24 @@ pub const BINDINGS_BODY_BYTES: u64 = DOCUMENT_BYTES as u64;
 /// sent again with every status, and the device's log has all of it.
 pub const BINDINGS_ERROR_BYTES: usize = 2 * 1024;
 
+/// The list of the dumps that a device keeps, sealed. It is sent again with every status; a dump takes
+/// some 80 bytes of it.
+pub const KEPT_LIST_BYTES: usize = 4 * 1024;
+
+/// A dump is asked for in slices of this size, and each is on the disk before the next: what is sent in
+/// vain after a power cut is no more than this.
+pub const DUMP_SLICE_BYTES: u64 = 1024 * 1024;
+
+/// Chunks of a dump on their way at once. Whatever is said meanwhile waits behind these.
+pub const DUMP_INFLIGHT: usize = 2;
+
+/// What a controller keeps of dumps, unless its config says otherwise.
+pub const DUMPS_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+
+/// How much of a dump is read again for one message, after a restart of the controller: at most a
+/// second of the one thread that serves all devices.
+pub const DUMP_REREAD_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Scenarios in one directory, or in one message of the controller.
 pub const SCENARIOS: usize = 256;
 

@@ -13,7 +13,7 @@
 use super::setup::Controller as Enrolled;
 use crate::base::chain::Chain;
 use crate::base::consent::Consent;
-use crate::base::id::DeviceId;
+use crate::base::id::{DeviceId, Digest};
 use crate::base::limits;
 use crate::base::problem::Source;
 use crate::bundle::{Bindings, OpenError, PublicKey, Text, open_bindings};
@@ -41,6 +41,8 @@ pub struct Authority {
     pub key: PublicKey,
     /// What it may consent to at most.
     pub consent: Consent,
+    /// Whether it may have the dumps that the device keeps.
+    pub dumps: bool,
 }
 
 struct Kept {
@@ -139,7 +141,7 @@ impl Authority {
         let path = &controller.certificate;
         let pem = fs::read(path).map_err(|source| KeyError::Read { path: path.clone(), source })?;
         let key = key_of(&pem).ok_or_else(|| KeyError::Pem { path: path.clone() })?;
-        Ok(Self { key, consent: controller.consent })
+        Ok(Self { key, consent: controller.consent, dumps: controller.dumps })
     }
 }
 
@@ -186,6 +188,13 @@ impl Assigned {
     #[must_use]
     pub fn rules(&self) -> Rules {
         self.in_force().map(|(_, rules)| rules.clone()).unwrap_or_default()
+    }
+
+    /// The dumps that the controller wishes to have, as far as it may have any.
+    #[must_use]
+    pub fn dumps(&self) -> &[Digest] {
+        let kept = self.in_force().filter(|_| self.authority.dumps);
+        kept.map_or(&[], |(kept, _)| &kept.bindings.dumps)
     }
 
     /// Takes a message, or says why not.
@@ -360,13 +369,17 @@ mod tests {
                 sequence,
                 scenarios: vec![text("ours.yaml", SCENARIO)],
                 bindings: text("bindings.yaml", bindings),
+                dumps: vec![Digest::of(b"a dump"); sequence as usize % 3],
             };
             self.signer.seal_bindings(&bindings).unwrap()
         }
 
+        fn authority(&self) -> Authority {
+            Authority { key: self.key.clone(), consent: Consent::Input, dumps: true }
+        }
+
         fn device(&self, state: &Path) -> (Assigned, Option<String>) {
-            let authority = Authority { key: self.key.clone(), consent: Consent::Input };
-            Assigned::open(state, "d-1".parse().unwrap(), authority)
+            Assigned::open(state, "d-1".parse().unwrap(), self.authority())
         }
     }
 
@@ -419,6 +432,31 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_for_a_dump_is_as_good_as_the_message_that_it_comes_in() {
+        let state = tempfile::tempdir().unwrap();
+        let (controller, stranger) = (Controller::new(), Controller::new());
+        let wished = [Digest::of(b"a dump"); 2];
+        let (mut assigned, _) = controller.device(state.path());
+        assert!(assigned.dumps().is_empty());
+        let sealed = controller.seal("d-1", 8, GOOD);
+        assigned.take(&sealed).unwrap();
+        assert_eq!(assigned.dumps(), wished);
+        // Taken back; and then nobody brings it back, nor asks in another's name.
+        assigned.take(&controller.seal("d-1", 9, GOOD)).unwrap();
+        assert!(assigned.dumps().is_empty());
+        assert!(matches!(assigned.take(&sealed), Err(Refusal::Older { given: 8, kept: 9 })));
+        assert!(assigned.take(&stranger.seal("d-1", 11, GOOD)).is_err());
+        assert!(assigned.take(&controller.seal("d-2", 11, GOOD)).is_err());
+        assert!(assigned.dumps().is_empty());
+        assigned.take(&controller.seal("d-1", 11, GOOD)).unwrap();
+        assert_eq!(controller.device(state.path()).0.dumps(), wished);
+        // Bindings are in force where the wish is not granted.
+        let denied = Authority { dumps: false, ..controller.authority() };
+        let (assigned, problem) = Assigned::open(state.path(), "d-1".parse().unwrap(), denied);
+        assert_eq!((assigned.sequence(), assigned.dumps().len(), problem), (Some(11), 0, None));
+    }
+
+    #[test]
     fn a_kept_message_is_verified_again() {
         let state = tempfile::tempdir().unwrap();
         let (controller, next) = (Controller::new(), Controller::new());
@@ -443,7 +481,7 @@ mod tests {
         let controller = Controller::new();
         let sealed = controller.seal("d-1", 7, GOOD);
         controller.device(state.path()).0.take(&sealed).unwrap();
-        let less = Authority { key: controller.key.clone(), consent: Consent::Query };
+        let less = Authority { consent: Consent::Query, ..controller.authority() };
         let open = |authority| Assigned::open(state.path(), "d-1".parse().unwrap(), authority);
         let (mut assigned, problem) = open(less);
         assert!(problem.unwrap().contains("it consents to `input`"));
@@ -460,8 +498,8 @@ mod tests {
         let (controller, next) = (Controller::new(), Controller::new());
         let (mut assigned, _) = controller.device(state.path());
         assigned.take(&controller.seal("d-1", 7, GOOD)).unwrap();
-        let authority = Authority { key: next.key, consent: Consent::Input };
-        let (looked, problem) = Assigned::look(state.path(), "d-1".parse().unwrap(), authority);
+        let device = "d-1".parse().unwrap();
+        let (looked, problem) = Assigned::look(state.path(), device, next.authority());
         assert!(problem.is_some() && looked.sequence().is_none());
         assert_eq!(controller.device(state.path()).0.sequence(), Some(7));
     }

@@ -31,6 +31,8 @@ pub struct Controller {
     pub certificate: PathBuf,
     /// What it may consent to at most.
     pub consent: Consent,
+    /// Whether it may have the dumps that the device keeps.
+    pub dumps: bool,
 }
 
 impl Controller {
@@ -47,8 +49,13 @@ impl Controller {
             }
             None => Some(Self::CONSENT),
         };
+        // A dump holds all that the guest held: it leaves the device only where somebody says so.
+        let dumps = match map.node("dumps") {
+            Some(node) => node.word(notes, "word", &[("allow", true), ("deny", false)]),
+            None => Some(false),
+        };
         map.finish();
-        Some(Self { certificate: certificate?, consent: consent? })
+        Some(Self { certificate: certificate?, consent: consent?, dumps: dumps? })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::open::{OpenError, PublicKey, unpack, verified};
 use super::seal::{SealError, Signer, pack, within};
 use super::wire::Malformed;
-use crate::base::id::DeviceId;
+use crate::base::id::{DeviceId, Digest, Invalid};
 use crate::base::limits;
 use crate::pb::v1;
 use prost::Message;
@@ -19,6 +19,8 @@ pub struct Bindings {
     pub scenarios: Vec<Text>,
     /// The bindings file.
     pub bindings: Text,
+    /// The dumps that it wishes to have.
+    pub dumps: Vec<Digest>,
 }
 
 /// A file.
@@ -65,17 +67,21 @@ fn encode(bindings: &Bindings) -> v1::Bindings {
         sequence: bindings.sequence,
         scenarios: bindings.scenarios.iter().map(text).collect(),
         bindings: Some(text(&bindings.bindings)),
+        dumps: bindings.dumps.iter().map(|digest| digest.as_bytes().to_vec()).collect(),
     }
 }
 
 fn decode(bindings: v1::Bindings) -> Result<Bindings, Malformed> {
     let text = |text: v1::Text| Text { name: text.name, text: text.text };
-    let device = bindings.device.parse();
+    let id = |field| move |source| Malformed::Id { field, source };
+    let dumps = bindings.dumps.iter().map(|bytes| Digest::try_from(bytes.as_slice()));
+    let dumps: Result<Vec<Digest>, Invalid> = dumps.collect();
     Ok(Bindings {
-        device: device.map_err(|source| Malformed::Id { field: "device", source })?,
+        device: bindings.device.parse().map_err(id("device"))?,
         sequence: bindings.sequence,
         scenarios: bindings.scenarios.into_iter().map(text).collect(),
         bindings: text(bindings.bindings.ok_or(Malformed::Missing("bindings"))?),
+        dumps: dumps.map_err(id("dumps"))?,
     })
 }
 
@@ -93,6 +99,7 @@ mod tests {
             sequence: 7,
             scenarios: vec![text("a"), text("b")],
             bindings: text("bindings"),
+            dumps: vec![Digest::of(b"a dump")],
         }
     }
 

@@ -10,18 +10,20 @@
 //! [`open`] takes the key that the bytes must be signed with. Decompression stops at the declared
 //! size and at [`crate::base::limits::BODY_BYTES`], whichever is less.
 //!
-//! The controller seals one thing of its own, [`Bindings`], in the same envelope. It is opened by a
-//! function of its own: what a device says and what is said to a device are never taken for one
-//! another.
+//! The controller seals one thing of its own, [`Bindings`], in the same envelope, and a device the list
+//! of dumps that it has kept, [`KeptDumps`]. Each is opened by a function of its own: what a device says
+//! and what is said to a device are never taken for one another.
 //!
 //! This room does no IO: keys come in as bytes, and what is sealed goes out as bytes.
 
 mod bindings;
+mod dumps;
 mod open;
 mod seal;
 mod wire;
 
 pub use bindings::{Bindings, Text, open_bindings};
+pub use dumps::{Dump, KeptDumps, open_kept};
 pub use open::{OpenError, PublicKey, open, sender};
 pub use seal::{KeyError, SealError, Signer};
 

@@ -91,7 +91,9 @@ pub fn open(bytes: &[u8], key: &PublicKey) -> Result<Sealed, OpenError> {
             let bundle = v1::Bundle::decode(&*body).map_err(OpenError::Payload)?;
             Ok(Sealed::Bundle(decode_bundle(bundle)?))
         }
-        v1::sealed::What::Bindings(_) => Err(OpenError::Other("evidence")),
+        v1::sealed::What::Bindings(_) | v1::sealed::What::Kept(_) => {
+            Err(OpenError::Other("evidence"))
+        }
     }
 }
 

@@ -236,6 +236,7 @@ pub fn publish(
             sequence,
             scenarios: files.scenarios.clone(),
             bindings: files.bindings.clone(),
+            dumps: Vec::new(),
         };
         let sealed = seal.seal(&bindings)?;
         all.push(Published { device: device.clone(), sequence, at: now, sealed });

@@ -4,6 +4,7 @@
 //!   agent --put--> spool <--read, forget, set aside--+
 //!     |                                              |
 //!     +-- spool changed, status, stop --> [ run ] ---+
+//!     +-- dumps that the controller may have --^
 //!                                          |   ^
 //!                            actions       v   | receipts
 //!                                        session           (what to send next: pure)
@@ -47,7 +48,11 @@ use crate::spool::{ReadError, Spool, Waiting};
 use backoff::{Backoff, Dice};
 use link::{Event, Link, Token};
 use prost::Message;
-use session::{Action, Heard, Session, Ticket};
+use session::{Action, Heard, Item, Session, Ticket};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -73,6 +78,8 @@ pub struct Wires {
     pub spool: Arc<Mutex<Spool>>,
     /// Notified after every `put`.
     pub changed: watch::Receiver<()>,
+    /// What of dumps the controller has asked for and may have.
+    pub lent: watch::Receiver<Lent>,
     /// The encoded `Status` with `up` set, published whenever it changes. Nothing while empty.
     pub status: watch::Receiver<Vec<u8>>,
     /// Set to stop. A dropped sender stops as well.
@@ -84,6 +91,26 @@ pub struct Wires {
     pub bindings: watch::Sender<Bindings>,
     /// Counted here, for the metrics.
     pub counters: Arc<Counters>,
+}
+
+/// The dumps that the controller may have now.
+#[derive(Clone, Debug, Default)]
+pub struct Lent {
+    /// The controller's message that asks for them.
+    pub sequence: u64,
+    /// In this order.
+    pub dumps: Vec<Dump>,
+}
+
+/// A dump that the controller may have.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// How many it has.
+    pub bytes: u64,
+    /// Where they are. Read as they are asked for, a chunk at a time.
+    pub file: Arc<File>,
 }
 
 /// How the link is.
@@ -179,6 +206,7 @@ struct Status {
 enum Wake {
     Stop,
     Spool,
+    Lent,
     Status,
     Link(Result<Event, Trouble>),
     Time,
@@ -202,6 +230,7 @@ impl Upload {
                     return Ok(());
                 }
                 Wake::Spool => self.look_into_spool().await,
+                Wake::Lent => self.look_at_lent(),
                 Wake::Status => self.status.due = true,
                 Wake::Link(Ok(Event::Up { content_max })) => {
                     *since = Some(Clock::now());
@@ -220,6 +249,7 @@ impl Upload {
             biased;
             () = stopped(&mut wires.stop) => Wake::Stop,
             () = changed(&mut wires.changed) => Wake::Spool,
+            () = changed(&mut wires.lent) => Wake::Lent,
             () = changed(&mut wires.status) => Wake::Status,
             event = link.next() => Wake::Link(event),
             why = until(deadline) => {
@@ -234,6 +264,7 @@ impl Upload {
         self.state(State::Up);
         self.status = Status { due: true, in_flight: false };
         self.look_into_spool().await;
+        self.look_at_lent();
         self.session.connected(content_max, Clock::now());
     }
 
@@ -300,16 +331,21 @@ impl Upload {
                 Action::PublishHeadline { ticket, parcel } => {
                     self.publish_headline(link, ticket, parcel).await?;
                 }
-                Action::Offer { ticket, parcel } => {
+                Action::Offer { ticket, item } => {
                     self.bundle = None;
                     self.wires.counters.offers.fetch_add(1, Relaxed);
                     let topic = &self.target.topics.bundle;
-                    let offer = session::chunk(&parcel, 0, &[]);
+                    let offer = session::chunk(item, 0, Vec::new());
                     self.publish(link, topic, ticket, offer)?;
                 }
-                Action::SendChunk { ticket, parcel, range } => {
-                    let range = usize_range(range);
-                    self.send_chunk(link, ticket, (parcel, range)).await?;
+                Action::SendChunk { ticket, item, range } => {
+                    self.send_chunk(link, ticket, (item, range)).await?;
+                }
+                Action::Settled { digest, refused: None } => {
+                    info!(dump = %digest, "the controller has a dump");
+                }
+                Action::Settled { digest, refused: Some(why) } => {
+                    warn!(dump = %digest, "the controller does not take a dump: {why}");
                 }
                 Action::Forget { digest } => {
                     self.bundle = None;
@@ -342,18 +378,57 @@ impl Upload {
         &mut self,
         link: &mut Link,
         ticket: Ticket,
-        (parcel, range): (Waiting, std::ops::Range<usize>),
+        (item, range): (Item, Range<u64>),
     ) -> Result<(), Trouble> {
+        let start = range.start;
+        let data = match item {
+            Item::Parcel(parcel) => self.part_of_bundle(ticket, parcel, range).await,
+            Item::Dump { digest, .. } => self.part_of_dump(ticket, digest, range).await,
+        };
+        let Some(data) = data else { return Ok(()) };
+        let chunk = session::chunk(item, start, data);
+        self.wires.counters.chunks.fetch_add(1, Relaxed);
+        self.publish(link, &self.target.topics.bundle, ticket, chunk)
+    }
+
+    async fn part_of_bundle(
+        &mut self,
+        ticket: Ticket,
+        parcel: Waiting,
+        range: Range<u64>,
+    ) -> Option<Vec<u8>> {
         if self.bundle.as_ref().is_none_or(|(digest, _)| *digest != parcel.digest) {
             let bytes = self.read(ticket, parcel.digest).await;
             self.bundle = bytes.map(|bytes| (parcel.digest, bytes));
         }
-        let Some((_, bundle)) = &self.bundle else { return Ok(()) };
-        let offset = range.start as u64;
-        let data = bundle.get(range).unwrap_or_default();
-        let chunk = session::chunk(&parcel, offset, data);
-        self.wires.counters.chunks.fetch_add(1, Relaxed);
-        self.publish(link, &self.target.topics.bundle, ticket, chunk)
+        let (_, bundle) = self.bundle.as_ref()?;
+        Some(bundle.get(usize_range(range)).unwrap_or_default().to_vec())
+    }
+
+    /// One that cannot be read is not offered again before somebody asks anew.
+    async fn part_of_dump(
+        &mut self,
+        ticket: Ticket,
+        digest: Digest,
+        range: Range<u64>,
+    ) -> Option<Vec<u8>> {
+        let lent = self.wires.lent.borrow().dumps.iter().find(|d| d.digest == digest).cloned();
+        let read = match lent {
+            Some(Dump { file, .. }) => Some(spawn_blocking(move || part(&file, range)).await),
+            // It was taken back a moment ago, as we are about to be told.
+            None => None,
+        };
+        match read {
+            Some(Ok(Ok(data))) => return Some(data),
+            Some(Ok(Err(error))) => {
+                warn!(dump = %digest, "a dump cannot be read, and is not sent: {error}");
+                self.session.give_up(digest);
+            }
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => {}
+        }
+        self.session.acknowledged(ticket, Clock::now());
+        None
     }
 
     fn publish(
@@ -405,6 +480,12 @@ impl Upload {
         None
     }
 
+    fn look_at_lent(&mut self) {
+        let lent = self.wires.lent.borrow_and_update();
+        let dumps = lent.dumps.iter().map(|dump| (dump.digest, dump.bytes));
+        self.session.dumps_changed(lent.sequence, dumps);
+    }
+
     async fn look_into_spool(&mut self) {
         let waiting = self.with_spool(|spool| spool.waiting().collect::<Vec<_>>()).await;
         self.session.parcels_changed(waiting);
@@ -423,7 +504,13 @@ impl Upload {
     }
 }
 
-fn usize_range(range: std::ops::Range<u64>) -> std::ops::Range<usize> {
+fn part(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; usize_range(0..range.end - range.start).len()];
+    file.read_exact_at(&mut data, range.start)?;
+    Ok(data)
+}
+
+fn usize_range(range: Range<u64>) -> Range<usize> {
     let number = |n| usize::try_from(n).unwrap_or(usize::MAX);
     number(range.start)..number(range.end)
 }

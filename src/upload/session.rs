@@ -20,6 +20,11 @@
 //! is not there costs one small message per pause, however much waits for it. Headlines that were
 //! never sent do not wait for the gate. Among questions the one that was asked least goes first, so
 //! that a parcel which is never answered does not hold up the others.
+//!
+//! Dumps that the controller may have go the way of bundles, behind everything else: one is offered when
+//! no parcel is due, few of its chunks are on their way at once, and a parcel that becomes due breaks it
+//! off, to be offered again afterwards. The controller asks for a slice after the other, so it may ask
+//! for the next one while the last chunk is still unacknowledged.
 
 use super::backoff::{Backoff, Dice};
 use crate::base::id::{Digest, IncidentId};
@@ -43,6 +48,20 @@ const PATIENCE: Backoff = Backoff { first: Duration::from_secs(2), most: Duratio
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Ticket(u64);
 
+/// Something that the controller shall have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Item {
+    /// It waits in the spool, and is forgotten when the controller has it.
+    Parcel(Waiting),
+    /// A dump that the controller has asked for. It stays on the device.
+    Dump {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+        /// How many it has.
+        size: u64,
+    },
+}
+
 /// What the shell is to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
@@ -53,19 +72,19 @@ pub enum Action {
         /// Which.
         parcel: Waiting,
     },
-    /// Ask what the controller wants of a bundle.
+    /// Ask what the controller wants of a bundle or a dump.
     Offer {
         /// Acknowledge with this.
         ticket: Ticket,
         /// Which.
-        parcel: Waiting,
+        item: Item,
     },
-    /// Send a part of a bundle.
+    /// Send a part of a bundle or a dump.
     SendChunk {
         /// Acknowledge with this.
         ticket: Ticket,
         /// Of which.
-        parcel: Waiting,
+        item: Item,
         /// Which bytes.
         range: Range<u64>,
     },
@@ -80,6 +99,13 @@ pub enum Action {
         digest: Digest,
         /// In the controller's words, made harmless.
         reason: String,
+    },
+    /// Nothing is left to do for a dump.
+    Settled {
+        /// Which.
+        digest: Digest,
+        /// Why the controller does not take it, made harmless; nothing if it has it.
+        refused: Option<String>,
     },
 }
 
@@ -101,8 +127,12 @@ pub enum Heard {
 pub struct Session {
     dice: Dice,
     state: Link,
-    /// In the order of the spool: headlines first, then bundles oldest first.
-    parcels: Vec<Tracked>,
+    /// In the order of the spool: headlines first, then bundles oldest first. Dumps come last.
+    items: Vec<Tracked>,
+    /// The controller's message that asks for the dumps,
+    dumps_sequence: u64,
+    /// and those of them for which nothing is left to do.
+    settled: BTreeSet<Digest>,
     transfer: Option<Transfer>,
     flight: BTreeMap<Ticket, Flight>,
     tickets: u64,
@@ -120,7 +150,7 @@ enum Link {
 
 #[derive(Clone, Copy, Debug)]
 struct Tracked {
-    waiting: Waiting,
+    item: Item,
     asked: Asked,
     /// Questions since the controller last spoke of it.
     tries: u32,
@@ -135,12 +165,14 @@ enum Asked {
     Until(Instant),
 }
 
-/// The one bundle that is talked about.
+/// The one bundle or dump that is talked about.
 #[derive(Debug)]
 struct Transfer {
     digest: Digest,
     /// What is still to be sent. Empty while an answer is awaited.
     left: VecDeque<Range<u64>>,
+    /// Where that ends which was sent.
+    sent: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -158,7 +190,9 @@ impl Session {
         Self {
             dice: Dice::new(seed),
             state: Link::Down,
-            parcels: Vec::new(),
+            items: Vec::new(),
+            dumps_sequence: 0,
+            settled: BTreeSet::new(),
             transfer: None,
             flight: BTreeMap::new(),
             tickets: 0,
@@ -174,10 +208,10 @@ impl Session {
         self.state = Link::Up { chunk_bytes };
         self.unheard = 0;
         self.gate = now;
-        for parcel in &mut self.parcels {
-            parcel.tries = 0;
-            if let Asked::Until(at) = parcel.asked {
-                parcel.asked = Asked::Until(at.min(now + PATIENCE.first));
+        for tracked in &mut self.items {
+            tracked.tries = 0;
+            if let Asked::Until(at) = tracked.asked {
+                tracked.asked = Asked::Until(at.min(now + PATIENCE.first));
             }
         }
     }
@@ -187,21 +221,49 @@ impl Session {
         self.state = Link::Down;
         self.transfer = None;
         self.flight.clear();
-        let busy = self.parcels.iter_mut().filter(|parcel| parcel.asked == Asked::Busy);
-        busy.for_each(|parcel| parcel.asked = Asked::Never);
+        let busy = self.items.iter_mut().filter(|tracked| tracked.asked == Asked::Busy);
+        busy.for_each(|tracked| tracked.asked = Asked::Never);
     }
 
     /// What waits in the spool now, in its order.
     pub fn parcels_changed(&mut self, waiting: impl IntoIterator<Item = Waiting>) {
+        let dumps: Vec<Item> = self.items.iter().map(|t| t.item).filter(Item::is_dump).collect();
+        self.renew(waiting.into_iter().map(Item::Parcel).chain(dumps));
+    }
+
+    /// What the controller may have now of the dumps that it asks for in this message: digests and
+    /// sizes. With another message they are offered once more, whatever was said of them before.
+    pub fn dumps_changed(&mut self, sequence: u64, dumps: impl IntoIterator<Item = (Digest, u64)>) {
+        if sequence != self.dumps_sequence {
+            self.dumps_sequence = sequence;
+            self.settled.clear();
+        }
+        let parcels: Vec<Item> =
+            self.items.iter().map(|t| t.item).filter(|item| !item.is_dump()).collect();
+        let dumps = dumps.into_iter().map(|(digest, size)| Item::Dump { digest, size });
+        self.renew(parcels.into_iter().chain(dumps));
+    }
+
+    /// A dump cannot be sent after all.
+    pub fn give_up(&mut self, digest: Digest) {
+        self.items.retain(|tracked| tracked.item.digest() != digest);
+        self.transfer.take_if(|transfer| transfer.digest == digest);
+        self.settled.insert(digest);
+    }
+
+    fn renew(&mut self, items: impl Iterator<Item = Item>) {
         let old: BTreeMap<Digest, Tracked> =
-            self.parcels.drain(..).map(|parcel| (parcel.waiting.digest, parcel)).collect();
+            self.items.drain(..).map(|tracked| (tracked.item.digest(), tracked)).collect();
         let done: BTreeSet<Digest> = self.words.iter().filter_map(Action::ended).collect();
-        let waiting = waiting.into_iter().filter(|w| !done.contains(&w.digest));
-        let tracked = waiting.map(|waiting| {
-            let new = Tracked { waiting, asked: Asked::Never, tries: 0 };
-            old.get(&waiting.digest).copied().unwrap_or(new)
+        let over = |item: &Item| {
+            let digest = item.digest();
+            done.contains(&digest) || item.is_dump() && self.settled.contains(&digest)
+        };
+        let tracked = items.filter(|item| !over(item)).map(|item| {
+            let new = Tracked { item, asked: Asked::Never, tries: 0 };
+            old.get(&item.digest()).copied().unwrap_or(new)
         });
-        self.parcels = tracked.collect();
+        self.items = tracked.collect();
         let gone = |transfer: &Transfer| self.find(transfer.digest).is_none();
         if self.transfer.as_ref().is_some_and(gone) {
             self.transfer = None;
@@ -238,7 +300,7 @@ impl Session {
         self.gate = now;
         match word {
             v1::receipt::Word::Stored(_) => {
-                self.end(digest, Action::Forget { digest });
+                self.end(digest, None);
                 Heard::Stored
             }
             v1::receipt::Word::Missing(missing) => {
@@ -246,8 +308,7 @@ impl Session {
                 Heard::Missing
             }
             v1::receipt::Word::Refused(refused) => {
-                let reason = reason(&refused.reason);
-                self.end(digest, Action::SetAside { digest, reason });
+                self.end(digest, Some(reason(&refused.reason)));
                 Heard::Refused
             }
         }
@@ -262,20 +323,22 @@ impl Session {
         if self.flight.len() >= WINDOW {
             return None;
         }
-        let fresh = |p: &&Tracked| p.is_headline() && p.asked == Asked::Never;
-        if let Some(parcel) = self.parcels.iter().find(fresh) {
-            return Some(self.ask(parcel.waiting));
+        let fresh = |t: &&Tracked| t.asked == Asked::Never;
+        if let Some(parcel) = self.items.iter().filter(fresh).find_map(Tracked::headline) {
+            return Some(self.ask(Item::Parcel(parcel)));
         }
-        if let Some((parcel, range)) = self.next_chunk(chunk_bytes) {
-            let ticket = self.ticket(Flight::Chunk(parcel.digest));
-            return Some(Action::SendChunk { ticket, parcel, range });
+        let due = self.due(now);
+        // A dump that is being sent waits for any parcel.
+        if due.is_none_or(|item| !self.breaks_off(item))
+            && let Some((item, range)) = self.next_chunk(chunk_bytes)
+        {
+            let ticket = self.ticket(Flight::Chunk(item.digest()));
+            return Some(Action::SendChunk { ticket, item, range });
         }
-        let bundles_from = self.bundles_from();
-        let due = |p: &&Tracked| self.may_ask_at(p, bundles_from).is_some_and(|at| at <= now);
-        let parcel = self.parcels.iter().filter(due).min_by_key(|p| p.tries)?.waiting;
+        let item = due?;
         self.gate = now + PATIENCE.pause(self.unheard, &mut self.dice);
         self.unheard = self.unheard.saturating_add(1);
-        Some(self.ask(parcel))
+        Some(self.ask(item))
     }
 
     /// When [`Self::poll_action`] will have something to do without anything having happened.
@@ -284,103 +347,149 @@ impl Session {
         if self.state == Link::Down || self.flight.len() >= WINDOW {
             return None;
         }
-        let bundles_from = self.bundles_from();
-        let next = self.parcels.iter().filter_map(|p| Some((self.may_ask_at(p, bundles_from)?, p)));
-        let (at, parcel) = next.min_by_key(|(at, _)| *at)?;
-        let why =
-            if parcel.is_headline() { "a headline is repeated" } else { "a bundle is offered" };
+        let next = self.items.iter().filter_map(|t| Some((self.may_ask_at(t)?, t)));
+        let (at, tracked) = next.min_by_key(|(at, _)| *at)?;
+        let why = match tracked.item {
+            Item::Dump { .. } => "a dump is offered",
+            Item::Parcel(_) if tracked.headline().is_some() => "a headline is repeated",
+            Item::Parcel(_) => "a bundle is offered",
+        };
         Some((at, why))
     }
 
-    /// When this parcel may be asked about next, as far as can be told now.
-    fn may_ask_at(&self, parcel: &Tracked, bundles_from: Option<Instant>) -> Option<Instant> {
-        let own = match parcel.asked {
+    /// What is to be asked about now. Parcels go before dumps.
+    fn due(&self, now: Instant) -> Option<Item> {
+        let due = |t: &&Tracked| self.may_ask_at(t).is_some_and(|at| at <= now);
+        let first = self.items.iter().filter(due).min_by_key(|t| (t.tries, t.item.is_dump()))?;
+        Some(first.item)
+    }
+
+    /// When this may be asked about next, as far as can be told now.
+    fn may_ask_at(&self, tracked: &Tracked) -> Option<Instant> {
+        let own = match tracked.asked {
             Asked::Never => self.gate,
             Asked::Busy => return None,
             Asked::Until(at) => at.max(self.gate),
         };
-        if parcel.is_headline() { Some(own) } else { Some(own.max(bundles_from?)) }
-    }
-
-    /// When a bundle may be offered: not while another one is talked about.
-    fn bundles_from(&self) -> Option<Instant> {
-        let Some(transfer) = &self.transfer else { return Some(self.gate) };
+        if tracked.headline().is_some() || self.breaks_off(tracked.item) {
+            return Some(own);
+        }
+        // Not while another one is talked about.
+        let Some(transfer) = &self.transfer else { return Some(own) };
         match self.find(transfer.digest)?.asked {
-            Asked::Until(at) => Some(at),
+            Asked::Until(at) => Some(own.max(at)),
             Asked::Never | Asked::Busy => None,
         }
     }
 
-    fn ask(&mut self, parcel: Waiting) -> Action {
-        let digest = parcel.digest;
+    /// Whether this goes before a dump that is talked about.
+    fn breaks_off(&self, item: Item) -> bool {
+        let talked = self.transfer.as_ref().and_then(|transfer| self.find(transfer.digest));
+        !item.is_dump() && talked.is_some_and(|tracked| tracked.item.is_dump())
+    }
+
+    fn ask(&mut self, item: Item) -> Action {
+        let digest = item.digest();
         if let Some(tracked) = self.find_mut(digest) {
             tracked.asked = Asked::Busy;
             tracked.tries = tracked.tries.saturating_add(1);
         }
         let ticket = self.ticket(Flight::Question(digest));
-        match parcel.kind {
-            Kind::Headline => Action::PublishHeadline { ticket, parcel },
-            Kind::Bundle => {
-                self.transfer = Some(Transfer { digest, left: VecDeque::new() });
-                Action::Offer { ticket, parcel }
-            }
+        if let Item::Parcel(parcel @ Waiting { kind: Kind::Headline, .. }) = item {
+            return Action::PublishHeadline { ticket, parcel };
         }
+        let new = Transfer { digest, left: VecDeque::new(), sent: 0 };
+        let before = self.transfer.replace(new).filter(|before| before.digest != digest);
+        let before = before.and_then(|before| self.find_mut(before.digest));
+        if let Some(broken_off) = before.filter(|tracked| tracked.asked == Asked::Busy) {
+            broken_off.asked = Asked::Never;
+        }
+        Action::Offer { ticket, item }
     }
 
     fn await_answer(&mut self, digest: Digest, now: Instant) {
-        let Some(parcel) = self.parcels.iter_mut().find(|p| p.waiting.digest == digest) else {
+        let Some(tracked) = self.items.iter_mut().find(|t| t.item.digest() == digest) else {
             return;
         };
-        let tries = parcel.tries.saturating_sub(1);
-        parcel.asked = Asked::Until(now + PATIENCE.pause(tries, &mut self.dice));
+        let tries = tracked.tries.saturating_sub(1);
+        tracked.asked = Asked::Until(now + PATIENCE.pause(tries, &mut self.dice));
     }
 
     fn send_missing(&mut self, digest: Digest, ranges: Vec<v1::Range>, now: Instant) {
-        let Some(parcel) = self.find_mut(digest).filter(|p| !p.is_headline()) else { return };
-        parcel.tries = 0;
-        let left = in_order(ranges, parcel.waiting.size);
+        let Some(tracked) = self.find_mut(digest).filter(|t| t.headline().is_none()) else {
+            return;
+        };
+        let (left, is_dump) = (in_order(ranges, tracked.item.size()), tracked.item.is_dump());
+        if !left.is_empty() {
+            tracked.tries = 0;
+        }
+        if is_dump && self.parcel_is_talked_about() {
+            return;
+        }
+        let same = self.transfer.as_ref().filter(|transfer| transfer.digest == digest);
+        let sent = same.map_or(0, |transfer| transfer.sent);
+        let further = left.front().is_some_and(|range| range.start >= sent);
         let sending = self.transfer.as_ref().is_some_and(|t| !t.left.is_empty());
-        if sending || self.chunks_in_flight(digest) {
+        if sending || (self.chunks_in_flight(digest) && !further) {
             // A receipt that was doubled or late. If it was not, the next offer finds out.
             return;
         }
         if left.is_empty() {
             return self.await_answer(digest, now);
         }
-        if let Some(parcel) = self.find_mut(digest) {
-            parcel.asked = Asked::Busy;
+        if let Some(tracked) = self.find_mut(digest) {
+            tracked.asked = Asked::Busy;
         }
-        let before = self.transfer.replace(Transfer { digest, left });
+        let before = self.transfer.replace(Transfer { digest, left, sent });
         // It was offered, and another was answered: that one comes again later.
         let other = before.map(|t| t.digest).filter(|other| *other != digest);
         other.into_iter().for_each(|other| self.await_answer(other, now));
     }
 
-    fn next_chunk(&mut self, chunk_bytes: u64) -> Option<(Waiting, Range<u64>)> {
+    fn parcel_is_talked_about(&self) -> bool {
+        let talked = self.transfer.as_ref().and_then(|transfer| self.find(transfer.digest));
+        talked.is_some_and(|tracked| !tracked.item.is_dump())
+    }
+
+    fn next_chunk(&mut self, chunk_bytes: u64) -> Option<(Item, Range<u64>)> {
         let digest = self.transfer.as_ref()?.digest;
-        let waiting = self.find(digest)?.waiting;
-        let left = &mut self.transfer.as_mut()?.left;
-        let range = left.front_mut()?;
+        let item = self.find(digest)?.item;
+        if item.is_dump() && self.flights(digest) >= limits::DUMP_INFLIGHT {
+            return None;
+        }
+        let transfer = self.transfer.as_mut()?;
+        let range = transfer.left.front_mut()?;
         let end = range.end.min(range.start + chunk_bytes);
         let chunk = range.start..end;
         range.start = end;
+        transfer.sent = transfer.sent.max(end);
         if range.is_empty() {
-            left.pop_front();
+            transfer.left.pop_front();
         }
-        Some((waiting, chunk))
+        Some((item, chunk))
     }
 
-    fn end(&mut self, digest: Digest, word: Action) {
-        if self.find(digest).is_none() {
-            return;
-        }
-        self.parcels.retain(|parcel| parcel.waiting.digest != digest);
+    /// The controller's last word on something.
+    fn end(&mut self, digest: Digest, refused: Option<String>) {
+        let Some(item) = self.find(digest).map(|tracked| tracked.item) else { return };
+        self.items.retain(|tracked| tracked.item.digest() != digest);
         self.transfer.take_if(|transfer| transfer.digest == digest);
-        self.words.push_back(word);
+        if item.is_dump() {
+            self.settled.insert(digest);
+        }
+        self.words.push_back(match (item, refused) {
+            (Item::Dump { .. }, refused) => Action::Settled { digest, refused },
+            (Item::Parcel(_), None) => Action::Forget { digest },
+            (Item::Parcel(_), Some(reason)) => Action::SetAside { digest, reason },
+        });
     }
 
     fn chunks_in_flight(&self, digest: Digest) -> bool {
-        self.flight.values().any(|flight| *flight == Flight::Chunk(digest))
+        self.flights(digest) > 0
+    }
+
+    fn flights(&self, digest: Digest) -> usize {
+        self.flight.values().filter(|flight| **flight == Flight::Chunk(digest)).count()
     }
 
     fn ticket(&mut self, flight: Flight) -> Ticket {
@@ -391,42 +500,75 @@ impl Session {
     }
 
     fn find(&self, digest: Digest) -> Option<&Tracked> {
-        self.parcels.iter().find(|parcel| parcel.waiting.digest == digest)
+        self.items.iter().find(|tracked| tracked.item.digest() == digest)
     }
 
     fn find_mut(&mut self, digest: Digest) -> Option<&mut Tracked> {
-        self.parcels.iter_mut().find(|parcel| parcel.waiting.digest == digest)
+        self.items.iter_mut().find(|tracked| tracked.item.digest() == digest)
     }
 }
 
-// === impl Tracked, Action ===
+// === impl Tracked, Item, Action ===
 
 impl Tracked {
-    fn is_headline(&self) -> bool {
-        self.waiting.kind == Kind::Headline
+    fn headline(&self) -> Option<Waiting> {
+        match self.item {
+            Item::Parcel(parcel) if parcel.kind == Kind::Headline => Some(parcel),
+            Item::Parcel(_) | Item::Dump { .. } => None,
+        }
+    }
+}
+
+impl Item {
+    /// SHA-256 of its bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Parcel(parcel) => parcel.digest,
+            Self::Dump { digest, .. } => *digest,
+        }
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Parcel(parcel) => parcel.size,
+            Self::Dump { size, .. } => *size,
+        }
+    }
+
+    fn is_dump(&self) -> bool {
+        matches!(self, Self::Dump { .. })
     }
 }
 
 impl Action {
-    /// The parcel that it lets go of.
+    /// What it lets go of.
     fn ended(&self) -> Option<Digest> {
         match self {
-            Self::Forget { digest } | Self::SetAside { digest, .. } => Some(*digest),
+            Self::Forget { digest }
+            | Self::SetAside { digest, .. }
+            | Self::Settled { digest, .. } => Some(*digest),
             Self::PublishHeadline { .. } | Self::Offer { .. } | Self::SendChunk { .. } => None,
         }
     }
 }
 
-/// The message that offers a bundle (no data) or carries a part of it.
+/// The message that offers something (no data) or carries a part of it.
 #[must_use]
-pub fn chunk(parcel: &Waiting, offset: u64, data: &[u8]) -> Vec<u8> {
-    let Waiting { digest, incident, size, .. } = parcel;
+pub fn chunk(item: Item, offset: u64, data: Vec<u8>) -> Vec<u8> {
+    let incident = match item {
+        Item::Parcel(parcel) => IncidentId::as_bytes(&parcel.incident).to_vec(),
+        Item::Dump { .. } => Vec::new(),
+    };
     v1::Chunk {
-        incident: IncidentId::as_bytes(incident).to_vec(),
-        digest: digest.as_bytes().to_vec(),
-        total: *size,
+        incident,
+        digest: item.digest().as_bytes().to_vec(),
+        total: item.size(),
         offset,
-        data: data.to_vec(),
+        data,
+        dump: item.is_dump(),
     }
     .encode_to_vec()
 }

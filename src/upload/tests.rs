@@ -71,6 +71,9 @@ fn free_port() -> u16 {
 struct Store {
     stored: BTreeMap<Digest, Vec<u8>>,
     parts: BTreeMap<Digest, BTreeMap<u64, Vec<u8>>>,
+    dumps: BTreeMap<Digest, Vec<u8>>,
+    /// Of every chunk whether it was a dump's.
+    order: Vec<bool>,
     chunks: usize,
     refuses: bool,
     status: Vec<bool>,
@@ -132,9 +135,13 @@ impl Store {
         if self.stored.contains_key(&digest) {
             return Some(self.stored(digest));
         }
+        if chunk.dump {
+            return self.slice(digest, chunk);
+        }
         let parts = self.parts.entry(digest).or_default();
         if !chunk.data.is_empty() {
             self.chunks += 1;
+            self.order.push(chunk.dump);
             parts.insert(chunk.offset, chunk.data.clone());
         }
         let mut ranges = Vec::new();
@@ -154,6 +161,27 @@ impl Store {
         chunk.data.is_empty().then(|| receipt(digest, missing))
     }
 
+    /// A part of a dump: appended, and asked for in slices of 100 KB.
+    fn slice(&mut self, digest: Digest, chunk: &v1::Chunk) -> Option<v1::Receipt> {
+        let here = self.dumps.entry(digest).or_default();
+        let before = here.len() as u64;
+        if chunk.offset == before {
+            here.extend_from_slice(&chunk.data);
+            self.order.push(chunk.dump);
+        }
+        let (here, total) = (here.len() as u64, chunk.total);
+        if here == total {
+            let bytes = self.dumps.remove(&digest).unwrap();
+            assert_eq!(Digest::of(&bytes), digest);
+            self.stored.insert(digest, bytes);
+            return Some(self.stored(digest));
+        }
+        let range = v1::Range { start: here, end: total.min((here / 100_000 + 1) * 100_000) };
+        let missing = v1::receipt::Word::Missing(v1::Missing { ranges: vec![range] });
+        let asks = chunk.data.is_empty() || here % 100_000 == 0 && here != before;
+        asks.then(|| receipt(digest, missing))
+    }
+
     fn stored(&self, digest: Digest) -> v1::Receipt {
         receipt(digest, v1::receipt::Word::Stored(v1::Stored {}))
     }
@@ -168,6 +196,7 @@ struct Device {
     dir: TempDir,
     spool: Arc<Mutex<Spool>>,
     changed: watch::Sender<()>,
+    lent: watch::Sender<Lent>,
     status: watch::Sender<Vec<u8>>,
     stop: watch::Sender<bool>,
     state: watch::Sender<State>,
@@ -185,6 +214,7 @@ impl Device {
             dir,
             spool: Arc::new(Mutex::new(spool)),
             changed: watch::Sender::new(()),
+            lent: watch::Sender::default(),
             status: watch::Sender::new(status.encode_to_vec()),
             stop: watch::Sender::new(false),
             state: watch::Sender::default(),
@@ -201,6 +231,7 @@ impl Device {
         let wires = Wires {
             spool: Arc::clone(&self.spool),
             changed: self.changed.subscribe(),
+            lent: self.lent.subscribe(),
             status: self.status.subscribe(),
             stop: self.stop.subscribe(),
             state: self.state.clone(),
@@ -217,6 +248,17 @@ impl Device {
         self.spool.lock().unwrap().put(parcel).unwrap();
         self.changed.send_replace(());
         bytes
+    }
+
+    /// Lets the controller have this, in a file.
+    fn lend(&self, sequence: u64, bytes: &[u8]) -> Digest {
+        let path = self.dir.path().join("dump");
+        std::fs::write(&path, bytes).unwrap();
+        let file = Arc::new(File::open(&path).unwrap());
+        let dump = Dump { digest: Digest::of(bytes), bytes: bytes.len() as u64, file };
+        let digest = dump.digest;
+        self.lent.send_replace(Lent { sequence, dumps: vec![dump] });
+        digest
     }
 
     fn is_empty(&self) -> bool {
@@ -316,6 +358,61 @@ async fn a_device_that_is_cut_off_resumes_and_its_will_is_told() {
     let store = store.lock().unwrap();
     assert_eq!(store.stored[&Digest::of(&bundle)], bundle);
     assert!(store.chunks < 184 + 10, "{} chunks where 184 are needed", store.chunks);
+}
+
+#[tokio::test]
+async fn a_dump_resumes_after_kills_and_a_bundle_overtakes_it() {
+    let mut device = Device::new();
+    let mut broker = Broker::start(device.dir.path(), free_port(), "");
+    let store = Shared::default();
+    device.tasks.spawn(controller(broker.port, Arc::clone(&store)));
+    device.start(&local(broker.port), None);
+    let bytes: Vec<u8> = (0..6_000_000_u32).map(|i| (i / 251) as u8 ^ i as u8).collect();
+    let digest = device.lend(7, &bytes);
+    let sent = || store.lock().unwrap().order.len();
+    wait_for("some of the dump", || sent() >= 30).await;
+    let bundle = device.put(Kind::Bundle, 1, 300_000);
+    wait_for("the spool to be empty", || device.is_empty()).await;
+    broker.restart();
+    let before = sent();
+    wait_for("more of the dump", || sent() >= before + 20).await;
+    let has = || store.lock().unwrap().stored.contains_key(&digest);
+    wait_for("the dump", has).await;
+    let store = store.lock().unwrap();
+    assert_eq!(store.stored[&digest], bytes);
+    assert_eq!(store.stored[&Digest::of(&bundle)], bundle);
+    let first = store.order.iter().position(|dump| !dump).unwrap();
+    let last = store.order.iter().rposition(|dump| !dump).unwrap();
+    assert_eq!(last - first, 9, "the bundle's ten chunks came in one go: {:?}", store.order);
+    // In slices of 100 KB there are four chunks each, and little was sent twice.
+    let chunks = device.counters.chunks.load(Relaxed);
+    assert!((250..270).contains(&chunks), "{chunks} chunks");
+    assert!(device.counters.refused.load(Relaxed) == 0);
+}
+
+#[tokio::test]
+async fn a_dump_that_cannot_be_read_is_given_up_until_it_is_asked_for_anew() {
+    let mut device = Device::new();
+    let broker = Broker::start(device.dir.path(), free_port(), "");
+    let store = Shared::default();
+    device.tasks.spawn(controller(broker.port, Arc::clone(&store)));
+    let bytes = vec![7; 150_000];
+    let digest = device.lend(1, &bytes);
+    // Torn behind our back: the second slice is not there.
+    File::options()
+        .write(true)
+        .open(device.dir.path().join("dump"))
+        .unwrap()
+        .set_len(100_000)
+        .unwrap();
+    device.start(&local(broker.port), None);
+    let held = || store.lock().unwrap().dumps.get(&digest).map_or(0, Vec::len);
+    wait_for("the first slice", || held() == 100_000).await;
+    let parcel = device.put(Kind::Bundle, 1, 9_000);
+    wait_for("the spool to be empty", || device.is_empty()).await;
+    assert_eq!(store.lock().unwrap().stored[&Digest::of(&parcel)], parcel);
+    assert_eq!(device.lend(2, &bytes), digest);
+    wait_for("the dump", || store.lock().unwrap().stored.contains_key(&digest)).await;
 }
 
 #[tokio::test]

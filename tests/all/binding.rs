@@ -195,6 +195,7 @@ impl Fleet {
             sequence,
             scenarios: vec![text("ping.yaml", scenario)],
             bindings: text("bindings.yaml", PING),
+            dumps: Vec::new(),
         };
         signer.seal_bindings(&bindings).unwrap()
     }

@@ -95,6 +95,7 @@ pub(crate) fn chunk(sealed: &[u8], range: Range<usize>) -> Vec<u8> {
         total: sealed.len() as u64,
         offset: range.start as u64,
         data: sealed[range].to_vec(),
+        dump: false,
     };
     message.encode_to_vec()
 }

@@ -157,7 +157,7 @@ fn chunks_that_lie_or_make_no_sense_are_refused() {
     let mut room = Room::new(&[&device]);
     let lie = |digest: &[u8], total: u64, offset: u64, data: Vec<u8>| {
         let digest = Digest::of(digest).as_bytes().to_vec();
-        v1::Chunk { incident: Vec::new(), digest, total, offset, data }.encode_to_vec()
+        v1::Chunk { digest, total, offset, data, ..v1::Chunk::default() }.encode_to_vec()
     };
     let refusals = [
         room.bundle("d-1", lie(b"huge", 1 << 40, 0, Vec::new())),

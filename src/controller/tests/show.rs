@@ -138,6 +138,7 @@ fn shown_bindings(status: Option<v1::Status>) -> String {
         sequence: 7,
         scenarios: vec![text("ping.yaml", "scenario: ping\n")],
         bindings: text("bindings.yaml", "bindings:\n  - select: { name: \"*\" }\n"),
+        dumps: Vec::new(),
     };
     let sealed = controller.signer.seal_bindings(&bindings).unwrap();
     let store = Store::open(place.path()).unwrap();
@@ -187,6 +188,7 @@ fn bindings_that_another_key_sealed_are_named() {
         sequence: 7,
         scenarios: Vec::new(),
         bindings: Text { name: "b".to_owned(), text: "bindings: []\n".to_owned() },
+        dumps: Vec::new(),
     };
     let sealed = old.signer.seal_bindings(&bindings).unwrap();
     let row = Published { device: device.clone(), sequence: 7, at: today(), sealed };

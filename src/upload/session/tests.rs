@@ -55,23 +55,32 @@ fn ticket(action: &Action) -> Option<Ticket> {
         Action::PublishHeadline { ticket, .. }
         | Action::Offer { ticket, .. }
         | Action::SendChunk { ticket, .. } => Some(*ticket),
-        Action::Forget { .. } | Action::SetAside { .. } => None,
+        Action::Forget { .. } | Action::SetAside { .. } | Action::Settled { .. } => None,
     }
 }
 
 fn words(actions: &[Action]) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::PublishHeadline { parcel, .. } => format!("headline {}", name(parcel)),
-        Action::Offer { parcel, .. } => format!("offer {}", name(parcel)),
-        Action::SendChunk { parcel, range, .. } => format!("send {} {range:?}", name(parcel)),
+        Action::Offer { item, .. } => format!("offer {}", called(*item)),
+        Action::SendChunk { item, range, .. } => format!("send {} {range:?}", called(*item)),
         Action::Forget { .. } => "forget".to_owned(),
         Action::SetAside { reason, .. } => format!("set aside: {reason}"),
+        Action::Settled { refused: None, .. } => "the dump is there".to_owned(),
+        Action::Settled { refused: Some(why), .. } => format!("no dump: {why}"),
     };
     actions.iter().map(word).collect()
 }
 
 fn name(parcel: &Waiting) -> u8 {
     parcel.incident.as_bytes()[0]
+}
+
+fn called(item: Item) -> String {
+    match item {
+        Item::Parcel(parcel) => name(&parcel).to_string(),
+        Item::Dump { .. } => "the dump".to_owned(),
+    }
 }
 
 fn session(parcels: &[&(Waiting, Vec<u8>)]) -> Session {
@@ -208,6 +217,98 @@ fn what_was_on_its_way_when_the_broker_went_is_asked_again() {
     assert_eq!(words(&drain(&mut session, at(5))), ["headline 2", "offer 1"]);
 }
 
+fn dump(size: u64) -> (Digest, u64) {
+    (Digest::of(format!("a dump of {size}").as_bytes()), size)
+}
+
+#[test]
+fn a_dump_comes_after_everything_and_is_broken_off_for_anything() {
+    let (a, b, c) = (bundle(1, 40_000), headline(2), bundle(3, 9_000));
+    let d = dump(1 << 30);
+    let mut session = session(&[&b, &a]);
+    session.dumps_changed(5, [d]);
+    session.connected(usize::MAX, at(0));
+    assert_eq!(words(&drain(&mut session, at(0))), ["headline 2", "offer 1"]);
+    session.received(&stored(b.0.digest), at(0));
+    session.received(&missing(a.0.digest, &[(0, 40_000)]), at(0));
+    assert_eq!(words(&drain(&mut session, at(0))).last().unwrap(), "send 1 32768..40000");
+    session.received(&stored(a.0.digest), at(0));
+    assert_eq!(words(&drain(&mut session, at(0))), ["forget", "offer the dump"]);
+
+    // Few chunks at once, so that nothing else waits long; and what is answered late does no harm.
+    session.received(&missing(d.0, &[(0, 131_072)]), at(1));
+    let mut sent = Vec::new();
+    while let Some(action) = session.poll_action(at(1)) {
+        sent.push(action);
+    }
+    assert_eq!(words(&sent), ["send the dump 0..32768", "send the dump 32768..65536"]);
+    session.received(&missing(d.0, &[(0, 131_072)]), at(1));
+    assert_eq!(session.poll_action(at(1)), None);
+    session.parcels_changed([c.0]);
+    assert_eq!(words(&drain(&mut session, at(1))), ["offer 3"]);
+    for action in &sent {
+        session.acknowledged(ticket(action).unwrap(), at(1));
+    }
+    session.received(&missing(d.0, &[(65_536, 131_072)]), at(1));
+    assert_eq!(drain(&mut session, at(1)), [], "the bundle has the word");
+    session.received(&missing(c.0.digest, &[(0, 9_000)]), at(2));
+    assert_eq!(words(&drain(&mut session, at(2))), ["send 3 0..9000"]);
+    session.received(&stored(c.0.digest), at(2));
+    assert_eq!(words(&drain(&mut session, at(2))), ["forget", "offer the dump"]);
+}
+
+#[test]
+fn the_next_slice_may_be_asked_for_before_the_last_chunk_is_acknowledged() {
+    let d = dump(1 << 30);
+    let mut session = session(&[]);
+    session.dumps_changed(5, [d]);
+    session.connected(usize::MAX, at(0));
+    drain(&mut session, at(0));
+    session.received(&missing(d.0, &[(0, 32_768)]), at(0));
+    let last = session.poll_action(at(0)).unwrap();
+    session.received(&missing(d.0, &[(32_768, 65_536)]), at(0));
+    let next = session.poll_action(at(0)).unwrap();
+    assert_eq!(words(&[last, next]), ["send the dump 0..32768", "send the dump 32768..65536"]);
+}
+
+#[test]
+fn a_controller_that_takes_nothing_now_is_asked_ever_more_rarely() {
+    let d = dump(1 << 30);
+    let mut session = session(&[]);
+    session.dumps_changed(5, [d]);
+    session.connected(usize::MAX, at(0));
+    let (mut now, mut offers) = (at(0), 0);
+    while now < at(86_400) {
+        offers += drain(&mut session, now).len();
+        session.received(&missing(d.0, &[]), now);
+        now = session.poll_deadline().unwrap().0;
+    }
+    assert!((288..=400).contains(&offers), "{offers} in a day");
+}
+
+#[test]
+fn a_dump_is_settled_until_another_message_asks_for_it() {
+    let (d, e) = (dump(1 << 30), dump(1 << 20));
+    let mut session = session(&[]);
+    session.dumps_changed(5, [d, e]);
+    session.connected(usize::MAX, at(0));
+    assert_eq!(words(&drain(&mut session, at(0))), ["offer the dump"]);
+    session.received(&refused(d.0), at(0));
+    let settled = ["no dump: unknown device\\u{1b}[2J", "offer the dump"];
+    assert_eq!(words(&drain(&mut session, at(0))), settled);
+    session.received(&stored(e.0), at(0));
+    assert_eq!(words(&drain(&mut session, at(0))), ["the dump is there"]);
+    session.dumps_changed(5, [d, e]);
+    assert_eq!((drain(&mut session, at(9999)), session.poll_deadline()), (vec![], None));
+    // Cancelled, and wished for again.
+    session.dumps_changed(6, []);
+    session.dumps_changed(7, [d]);
+    assert_eq!(words(&drain(&mut session, at(9999))), ["offer the dump"]);
+    session.received(&missing(d.0, &[(0, 100_000)]), at(9999));
+    session.dumps_changed(8, []);
+    assert_eq!(drain(&mut session, at(9999)), [], "it was taken back in the middle");
+}
+
 proptest! {
     #[test]
     fn rubbish_on_the_receipt_topic_never_panics(payload: Vec<u8>) {
@@ -225,6 +326,8 @@ proptest! {
 struct Controller {
     stored: BTreeMap<Digest, Vec<u8>>,
     parts: BTreeMap<Digest, Parts>,
+    /// How dumps begin, as far as they are here.
+    dumps: BTreeMap<Digest, Vec<u8>>,
     refuses: BTreeSet<Digest>,
 }
 
@@ -252,6 +355,9 @@ impl Controller {
         if self.stored.contains_key(&digest) {
             return Some(stored(digest));
         }
+        if chunk.dump {
+            return self.dump(digest, &chunk);
+        }
         let total = chunk.total as usize;
         let new = || Parts { bytes: vec![0; total], there: vec![false; total] };
         let parts = self.parts.entry(digest).or_insert_with(new);
@@ -265,7 +371,29 @@ impl Controller {
         }
         chunk.data.is_empty().then(|| missing(digest, &parts.missing()))
     }
+
+    /// Takes what continues what is here, and asks for the next slice when one is whole.
+    fn dump(&mut self, digest: Digest, chunk: &v1::Chunk) -> Option<Vec<u8>> {
+        let here = self.dumps.entry(digest).or_default();
+        let before = here.len() as u64;
+        if chunk.offset <= before {
+            let known = (before - chunk.offset) as usize;
+            here.extend_from_slice(chunk.data.get(known..).unwrap_or_default());
+        }
+        let len = here.len() as u64;
+        if len == chunk.total {
+            let bytes = self.dumps.remove(&digest).unwrap();
+            self.stored.insert(digest, bytes);
+            return Some(stored(digest));
+        }
+        let next = chunk.total.min((len / SLICE + 1) * SLICE);
+        let asks = chunk.data.is_empty() || len / SLICE != before / SLICE;
+        asks.then(|| missing(digest, &[(len, next)]))
+    }
 }
+
+/// What the controller asks for at once of a dump.
+const SLICE: u64 = 9_000;
 
 impl Parts {
     fn missing(&self) -> Vec<(u64, u64)> {
@@ -297,6 +425,8 @@ struct World {
     /// All that was ever spooled.
     everything: BTreeMap<Digest, Vec<u8>>,
     aside: BTreeSet<Digest>,
+    /// What the controller may have, until it has it.
+    lent: BTreeMap<Digest, Vec<u8>>,
     controller: Controller,
     up: bool,
     /// What is on its way, by the time of arrival.
@@ -314,6 +444,7 @@ impl World {
             spool: BTreeMap::new(),
             everything: BTreeMap::new(),
             aside: BTreeSet::new(),
+            lent: BTreeMap::new(),
             controller: Controller::default(),
             up: false,
             air: BTreeMap::new(),
@@ -349,18 +480,34 @@ impl World {
         }
     }
 
+    /// The bytes of what is sent.
+    fn bytes(&self, item: Item) -> &[u8] {
+        match item {
+            Item::Parcel(parcel) => &self.spool[&(parcel.kind, name(&parcel))].1,
+            Item::Dump { digest, .. } => &self.lent[&digest],
+        }
+    }
+
     fn perform(&mut self, action: &Action) {
-        let bytes = |spool: &BTreeMap<_, (Waiting, Vec<u8>)>, parcel: &Waiting| {
-            spool[&(parcel.kind, name(parcel))].1.clone()
-        };
         match action {
             Action::PublishHeadline { parcel, .. } => {
-                self.send(&Packet::Headline(bytes(&self.spool, parcel)));
+                let headline = self.bytes(Item::Parcel(*parcel)).to_vec();
+                self.send(&Packet::Headline(headline));
             }
-            Action::Offer { parcel, .. } => self.send(&Packet::Chunk(chunk(parcel, 0, &[]))),
-            Action::SendChunk { parcel, range, .. } => {
-                let part = &bytes(&self.spool, parcel)[range.start as usize..range.end as usize];
-                self.send(&Packet::Chunk(chunk(parcel, range.start, part)));
+            Action::Offer { item, .. } => {
+                self.send(&Packet::Chunk(chunk(*item, 0, Vec::new())));
+            }
+            Action::SendChunk { item, range, .. } => {
+                let part = self.bytes(*item)[range.start as usize..range.end as usize].to_vec();
+                self.send(&Packet::Chunk(chunk(*item, range.start, part)));
+            }
+            Action::Settled { digest, refused } => {
+                let is_there = self.controller.stored.contains_key(digest);
+                assert_eq!(is_there, refused.is_none(), "seed {}", self.seed);
+                self.lent.remove(digest);
+                if !is_there {
+                    self.aside.insert(*digest);
+                }
             }
             Action::Forget { digest } => {
                 assert!(self.controller.stored.contains_key(digest), "seed {}", self.seed);
@@ -378,8 +525,14 @@ impl World {
             let delay = Duration::from_millis(10 + self.dice.roll(50));
             self.air.insert((self.now + delay, self.sent), Packet::Ack(ticket));
         }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
         let waiting = self.waiting();
         self.session.parcels_changed(waiting);
+        let lent = self.lent.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64));
+        self.session.dumps_changed(1, lent);
     }
 
     /// Goes to the next thing that happens by itself.
@@ -413,10 +566,14 @@ impl World {
                 // The device restarts: the spool is all that it remembers.
                 self.go_down();
                 self.session = Session::new(self.seed + self.sent);
-                let waiting = self.waiting();
-                self.session.parcels_changed(waiting);
+                self.tell();
             }
             11 => self.controller.parts.clear(),
+            // The controller dies, and with it what was not on its disk yet.
+            15 => self.controller.dumps.values_mut().for_each(|here| {
+                here.truncate(here.len() - here.len() % SLICE as usize);
+            }),
+            16 if self.lent.len() < 3 => self.lend(),
             12..=14 => {
                 let name = self.dice.roll(200) as u8;
                 let kind = if self.one_in(2) { Kind::Headline } else { Kind::Bundle };
@@ -438,8 +595,22 @@ impl World {
         }
         self.everything.insert(parcel.0.digest, parcel.1.clone());
         self.spool.insert(key, parcel);
-        let waiting = self.waiting();
-        self.session.parcels_changed(waiting);
+        self.tell();
+    }
+
+    fn lend(&mut self) {
+        let size = 1 + self.dice.roll(60_000);
+        let bytes: Vec<u8> = (0..size).map(|i| (i / 253) as u8 ^ (i * size) as u8).collect();
+        let digest = Digest::of(&bytes);
+        if self.everything.contains_key(&digest) {
+            return;
+        }
+        if self.one_in(8) {
+            self.controller.refuses.insert(digest);
+        }
+        self.everything.insert(digest, bytes.clone());
+        self.lent.insert(digest, bytes);
+        self.tell();
     }
 
     fn go_down(&mut self) {
@@ -473,7 +644,7 @@ fn simulate(seed: u64) {
         world.go_up();
     }
     let calm = world.now;
-    while !world.spool.is_empty() {
+    while !(world.spool.is_empty() && world.lent.is_empty()) {
         world.act();
         world.pass();
         let took = world.now.since(calm);
