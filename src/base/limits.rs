@@ -186,8 +186,8 @@ pub const LOOK_TIME: Duration = Duration::from_secs(20);
 /// How much of the kernel's log a look takes: as much as of the console.
 pub const LOOK_LOG_BYTES: usize = CONSOLE_TAIL_BYTES;
 
-/// How long a dump is waited for, while its guest stands still. At the 300 MiB a second of a slow disk that
-/// is a guest of 180 GiB.
+/// How long a dump is waited for, while its guest stands still. Whoever writes longer does so without anybody
+/// who keeps it: nobody has a use for evidence of a guest that stood still for ten minutes.
 pub const DUMP_TIME: Duration = Duration::from_secs(600);
 
 /// How much is read of a file that kernels leave records in: QEMU's own example of such a store has

@@ -130,6 +130,15 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_that_we_made_comes_after_what_the_guest_did_by_itself() {
+        let nmi = artifact(Kind::Nmi, b"Kernel panic - not syncing: NMI\n");
+        let console = artifact(Kind::Console, b"rcu: INFO: rcu_preempt detected stalls\n");
+        let found = excerpt(&[nmi.clone(), console], None, "").unwrap();
+        assert_eq!(found.from, "console");
+        assert_eq!(excerpt(&[nmi], None, "").unwrap().from, "nmi");
+    }
+
+    #[test]
     fn a_panic_goes_before_all_else() {
         let sysrq = artifact(Kind::Sysrq, b"sysrq: Show Blocked State\ntask:sh\n");
         let console =

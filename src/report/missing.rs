@@ -101,13 +101,17 @@ mod tests {
             step("memory", Outcome::Refused, "failed to read /proc/7/mem"),
             step("qmp virtio", Outcome::Skipped, "not available: The command x has not been found"),
             step("qmp balloon", Outcome::Skipped, "not available: No balloon device"),
+            step("dump", Outcome::Refused, "2 GiB; raise `quota` of `dumps` in the agent's config"),
+            step("nmi", Outcome::Skipped, "needs the consent `nmi`"),
         ];
         insta::assert_snapshot!(text(&steps), @r"
         - console: bind the file to which the hypervisor copies the console, as `console-log`
         - sysrq blocked-tasks, sysrq task-states: in the guest, say `kernel.sysrq = 1` in /etc/sysctl.d, or give the VM a guest agent
         - qmp virtio: it takes a later QEMU
+        - dump: raise `quota` of `dumps` in the agent's config
         - memory: run the agent as root, or as the hypervisor's own user where that may trace its processes
         - sysrq memory-usage: say `consent: input` in the app's binding
+        - nmi: say `consent: nmi` in the app's binding
         ");
     }
 

@@ -172,9 +172,7 @@ impl Kept {
     pub fn open(directory: &Path, quota: Quota, free_percent: u8) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let kept = Self { directory: directory.to_owned(), quota, free_percent };
-        for name in kept.names(PART)? {
-            kept.give_up(&name)?;
-        }
+        kept.clear()?;
         Ok(kept)
     }
 
@@ -225,6 +223,7 @@ impl Kept {
     pub fn begin(&self, name: DumpName, worst: u64) -> Result<Begun, Refused> {
         let path = self.path(&name, PART);
         let failed = |source| Refused::File { path: path.clone(), source };
+        self.clear().map_err(failed)?;
         let gone = self.who_must_go(worst).map_err(failed)??;
         for name in gone {
             warn!(%name, "a dump is removed to make room for another one");
@@ -233,12 +232,10 @@ impl Kept {
         if self.path(&name, WHOLE).exists() {
             return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600);
-        let file = file.open(&path).map_err(failed)?;
+        let file = create(&path).map_err(failed)?;
         let store = self.directory.clone();
         let begun = Begun { file, store, name, is_whole: false };
-        begun.file.try_lock().map_err(|error| failed(error.into()))?;
+        begun.lock().map_err(failed)?;
         begun.reserve(worst).map_err(failed)?;
         Ok(begun)
     }
@@ -276,6 +273,11 @@ impl Kept {
             }
         }
         Ok(bytes)
+    }
+
+    /// Removes what was begun and nobody writes any more.
+    fn clear(&self) -> io::Result<()> {
+        self.names(PART)?.iter().try_for_each(|name| self.give_up(name))
     }
 
     /// Removes what was begun, if nobody writes it any more.
@@ -347,7 +349,7 @@ impl Begun {
         let sha256 = Digest::of_reader(&mut self.file)?;
         let Facts { app, taken, format, ram } = facts;
         let item = Item { name: self.name.clone(), app, taken, bytes, sha256, format, ram };
-        let mut known = File::create(self.path(KNOWN))?;
+        let mut known = create(&self.path(KNOWN))?;
         known.write_all(&serde_json::to_vec(&item)?)?;
         known.sync_all()?;
         let directory = File::open(&self.store)?;
@@ -356,6 +358,15 @@ impl Begun {
         self.is_whole = true;
         directory.sync_all()?;
         Ok(item)
+    }
+
+    /// Makes it known that it is being written.
+    fn lock(&self) -> io::Result<()> {
+        self.file.try_lock()?;
+        match self.file.metadata()?.nlink() {
+            0 => Err(io::Error::other("another lifesign took it for one that nobody writes")),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the room at once, so that nobody else can while the guest stands still. Where the file
@@ -383,6 +394,11 @@ impl Drop for Begun {
             }
         }
     }
+}
+
+/// A dump has whatever the guest had in its memory: it is for nobody else.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn path(directory: &Path, name: &DumpName, ending: &str) -> PathBuf {
