@@ -72,28 +72,17 @@ async fn keep(target: &Target, deadline: Instant, meter: &Meter<'_>) -> Result<S
     let stopped = Instant::now();
     begin(path, &begun, &plan).await?;
     let ended = watch(path, &begun, meter).await;
-    let resumed = resume(path, &plan.state).await;
-    let stood = Spoken(stopped.elapsed());
-    if let Err(No(outcome, why)) = ended {
-        let also = resumed.err().map_or(String::new(), |state| format!("; {state}"));
-        return Err(No(outcome, why + &also));
-    }
+    let guest = match resume(path, &plan.state).await {
+        Ok(()) => format!("the guest stood still for {}", Spoken(stopped.elapsed())),
+        Err(is) => is,
+    };
+    ended.map_err(|No(outcome, why)| No(outcome, format!("{why}; {guest}")))?;
     let facts =
         Facts { app: target.app.clone(), taken, format: plan.format.to_owned(), ram: plan.ram };
     let item = spawn_blocking(move || begun.finish(facts)).await;
-    match item.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())) {
-        Ok(item) => Ok(said(&item, &resumed.map_or_else(|state| state, |()| stood_still(&stood)))),
-        Err(error) => Err(No::failed(&error)),
-    }
-}
-
-fn said(item: &Item, guest: &str) -> String {
-    let Item { name, bytes, sha256, format, .. } = item;
-    format!("kept on the device as {name}: {bytes} bytes, {format}, SHA-256 {sha256}; {guest}")
-}
-
-fn stood_still(time: &Spoken) -> String {
-    format!("the guest stood still for {time}")
+    let item = item.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
+    let Item { name, bytes, sha256, format, .. } = item.map_err(|error| No::failed(&error))?;
+    Ok(format!("kept on the device as {name}: {bytes} bytes, {format}, SHA-256 {sha256}; {guest}"))
 }
 
 /// What the dump would be, if the guest and its disks are in a state for it.
@@ -152,6 +141,7 @@ async fn begin(path: &Path, begun: &Begun, plan: &Plan) -> Result<(), No> {
 
 /// Waits for its end.
 async fn watch(path: &Path, begun: &Begun, meter: &Meter<'_>) -> Result<(), No> {
+    let failed = |why: &str| Err(No(Outcome::Failed, why.to_owned()));
     let deadline = Instant::now() + limits::DUMP_TIME;
     let is_empty = || begun.file().metadata().is_ok_and(|file| file.len() == 0);
     while Instant::now() < deadline {
@@ -168,47 +158,41 @@ async fn watch(path: &Path, begun: &Begun, meter: &Meter<'_>) -> Result<(), No> 
             // One that completed before ours was begun has written nothing into our file.
             Some(Progress::Completed) if !is_empty() => return Ok(()),
             Some(Progress::Completed | Progress::None) => {
-                return Err(No(
-                    Outcome::Failed,
-                    "the hypervisor did not begin the dump".to_owned(),
-                ));
+                return failed("the hypervisor did not begin the dump");
             }
             Some(Progress::Failed) => {
-                let why = "the hypervisor failed to write the dump, and gave it up";
-                return Err(No(Outcome::Failed, why.to_owned()));
+                return failed("the hypervisor failed to write the dump, and gave it up");
             }
             None => {}
         }
         sleep(GLANCE).await;
     }
-    let why =
-        format!("the dump goes on after {}, and nobody waits for it", Spoken(limits::DUMP_TIME));
-    Err(No(Outcome::Failed, why))
+    failed("the dump takes longer than one may take; the hypervisor goes on, and nobody keeps it")
 }
 
 /// Sees that the guest is in `state` again; what it is in, if it is not.
 async fn resume(path: &Path, state: &str) -> Result<(), String> {
     let deadline = Instant::now() + RESUME;
-    let mut is = String::new();
+    let mut is = "not known".to_owned();
     let mut pushed = false;
     loop {
         if let Ok(mut monitor) = Monitor::connect(path).await {
             is = dump::state(&mut monitor).await.unwrap_or(is);
-            let over = !matches!(dump::progress(&mut monitor).await, Ok(Progress::Active { .. }));
-            // It ran before our dump, and nothing else goes on that would keep it from that.
-            let stands = is == DUMPING && over && state == RUNNING;
+            // It ran before our dump, which is over, so nothing is left that would let it go on.
+            let stands = is == DUMPING && state == RUNNING;
             if stands && !pushed && Instant::now() + RESUME / 2 >= deadline {
-                pushed = true;
-                dump::go_on(&mut monitor).await.ok();
+                let progress = dump::progress(&mut monitor).await;
+                if let Ok(Progress::Completed | Progress::Failed) = progress {
+                    pushed = true;
+                    dump::go_on(&mut monitor).await.ok();
+                }
             }
         }
         if is == state {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(format!(
-                "the guest is in the run state `{is}`, and was in `{state}` before"
-            ));
+            return Err(format!("the run state of the guest is `{is}`, and was `{state}` before"));
         }
         sleep(GLANCE).await;
     }

@@ -73,9 +73,7 @@ async fn a_guest_that_is_left_standing_is_let_go_on() {
     // One that stood still before stays so: it is not for us to start it.
     let paused = Fake::new(Manner { state: "paused", resumes: false, ..Manner::GOOD });
     let (_, reason, _) = dumped(&paused, 1 << 30).await;
-    assert!(
-        reason.ends_with("the guest is in the run state `save-vm`, and was in `paused` before")
-    );
+    assert!(reason.ends_with("the run state of the guest is `save-vm`, and was `paused` before"));
     assert_eq!(paused.did(), ["getfd", "dump-guest-memory"]);
 }
 
