@@ -15,6 +15,7 @@ mod all {
     mod bundle_file;
     mod console;
     mod device_log;
+    mod dumps;
     mod faults;
     mod inspect;
     mod keys;

@@ -34,8 +34,8 @@ use tokio::task::spawn_blocking;
 /// How often the store is looked at: a directory with a handful of files.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What is read at once to check a file: some milliseconds.
-const PIECE: usize = 1 << 20;
+/// What is read at once to check a file.
+const PIECE: usize = 256 * 1024;
 
 /// Tells the controller of dumps, and lends those that it wishes to have.
 pub(super) struct Lender {

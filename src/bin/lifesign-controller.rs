@@ -6,12 +6,12 @@
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use lifesign::base::endpoint::BrokerUrl;
-use lifesign::base::id::DeviceId;
+use lifesign::base::id::{DeviceId, DumpName};
 use lifesign::base::problem::{Problems, Source};
 use lifesign::base::time::Clock;
 use lifesign::controller::config::Config;
 use lifesign::controller::publish::{self, Files, PublishError};
-use lifesign::controller::{run, show};
+use lifesign::controller::{dumps, run, show};
 use lifesign::telemetry::{logs, signal};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -73,6 +73,54 @@ enum Command {
     /// Say which scenarios devices run: publish it, see what became of it, withdraw it
     #[command(subcommand)]
     Bindings(Bindings),
+    /// Have the dumps of guests' memory that devices keep: see which there are, ask for one, save it
+    #[command(subcommand)]
+    Dumps(Dumps),
+}
+
+#[derive(Subcommand)]
+enum Dumps {
+    /// List the dumps that devices say they keep, and what has come of those that were asked for
+    List {
+        /// The controller's config file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Ask a device for a dump
+    ///
+    /// The running controller says it to the device, which sends the dump behind everything else, and
+    /// goes on wherever it was interrupted. `list` tells how far it is.
+    Request {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Take a request back, and remove what is here of the dump
+    Cancel {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write a dump that is here to a file
+    Save {
+        #[command(flatten)]
+        which: Which,
+        /// The file; it must not exist yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Which dump.
+#[derive(Args)]
+struct Which {
+    /// The device
+    #[arg(value_name = "DEVICE")]
+    device: DeviceId,
+    /// What the dump is called there
+    #[arg(value_name = "NAME")]
+    name: DumpName,
+    /// The controller's config file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -182,6 +230,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Export { id, file, place } => export(&place.data()?, &id, &file),
         Command::Bindings(command) => bindings(command),
+        Command::Dumps(command) => dumps(command),
     }
 }
 
@@ -225,6 +274,27 @@ fn bindings(command: Bindings) -> anyhow::Result<()> {
             let config = read(&config, None)?;
             let sequence = publish::withdraw(&config, &device, Clock::wall())?;
             print(&format!("{device}: bindings {sequence} are published, which bind nothing\n"))
+        }
+    }
+}
+
+fn dumps(command: Dumps) -> anyhow::Result<()> {
+    let now = Clock::wall();
+    match command {
+        Dumps::List { config } => {
+            let config = read(&config, None)?;
+            print(&show::dumps(&dumps::list(&config)?, style()))
+        }
+        Dumps::Request { which: Which { device, name, config } } => {
+            dumps::request(&read(&config, None)?, &device, &name, now)?;
+            print(&format!("{device}: {name} is asked for\n"))
+        }
+        Dumps::Cancel { which: Which { device, name, config } } => {
+            dumps::cancel(&read(&config, None)?, &device, &name, now)?;
+            print(&format!("{device}: {name} is not asked for any more\n"))
+        }
+        Dumps::Save { which: Which { device, name, config }, file } => {
+            Ok(dumps::save(&read(&config, None)?.data, &device, &name, &file)?)
         }
     }
 }

@@ -7,12 +7,14 @@
 //! devices: /etc/lifesign/devices  # <device>.pem: the certificates that are enrolled
 //! tls: { certificate: server.pem, key: server.key, ca: ca.pem }
 //! broker: { url: mqtts://mqtt.example.com:8883, client: lifesign-controller }
+//! dumps: { quota: 16GiB }         # what is kept of dumps that were asked for
 //! prefix: lifesign
 //! log: { format: text, level: info }
 //! ```
 
-use crate::base::document::{Document, FromNode, Map, Node, Notes};
+use crate::base::document::{Bytes, Document, FromNode, Map, Node, Notes};
 use crate::base::endpoint::BrokerUrl;
+use crate::base::limits;
 use crate::base::problem::{Problem, Problems, Source};
 use crate::base::topic::Prefix;
 use crate::telemetry::logs;
@@ -38,6 +40,8 @@ pub struct Config {
     pub devices: PathBuf,
     /// How the controller proves itself, and whom it believes.
     pub tls: Option<TlsFiles>,
+    /// What dumps may take in all.
+    pub dumps_bytes: u64,
     /// The first level of every topic.
     pub prefix: Prefix,
     /// What is logged.
@@ -100,10 +104,12 @@ fn read(node: &Node, notes: &Notes, broker: Option<BrokerUrl>) -> Option<Config>
     let http = map.or("http", HTTP);
     let data = map.required("data");
     let devices = map.required("devices");
+    let dumps = read_part(&mut map, "dumps", notes, read_dumps);
     let prefix = map.or("prefix", Prefix::default());
     let log = logs::Settings::read(&mut map, notes);
     map.finish();
     Some(Config {
+        dumps_bytes: dumps?.unwrap_or(limits::DUMPS_BYTES),
         broker: broker?,
         http: http?,
         data: data?,
@@ -158,6 +164,13 @@ fn read_tls(node: &Node, notes: &Notes) -> Option<TlsFiles> {
     Some(TlsFiles { certificate: certificate?, key: key?, ca: ca? })
 }
 
+fn read_dumps(node: &Node, notes: &Notes) -> Option<u64> {
+    let mut map = node.map(notes)?;
+    let quota = map.or("quota", Bytes(limits::DUMPS_BYTES));
+    map.finish();
+    quota.map(|Bytes(bytes)| bytes)
+}
+
 fn read_broker(node: &Node, notes: &Notes) -> Option<BrokerChoice> {
     let mut map = node.map(notes)?;
     let url = map.required("url");
@@ -179,6 +192,7 @@ mod tests {
         let config = config("listen: 127.0.0.1:1883\ndata: /d\ndevices: /e\n").unwrap();
         assert_eq!(config.http, HTTP);
         assert_eq!(config.prefix.as_str(), "lifesign");
+        assert_eq!(config.dumps_bytes, limits::DUMPS_BYTES);
         assert_eq!(config.log, logs::Settings::default());
         let listen = "127.0.0.1:1883".parse().unwrap();
         assert_eq!(config.broker, BrokerChoice::Own { listen });

@@ -7,7 +7,7 @@
 //!
 //!   incidents, show, export --> Reader --> the same files, never written
 //!
-//!   bindings publish --> a row a device --> announce --MQTT, retained--> broker
+//!   bindings publish, dumps request --> a row a device --> announce --MQTT, retained--> broker
 //! ```
 //!
 //! A message is acknowledged to the broker, and a device is answered, after what it says is on the
@@ -18,6 +18,7 @@ pub mod admission;
 pub mod announce;
 pub mod broker;
 pub mod config;
+pub mod dumps;
 pub mod identity;
 pub mod link;
 pub mod metrics;

@@ -6,10 +6,10 @@
 
 use super::config::{Config, TlsFiles};
 use super::identity;
-use super::store::{Bindings as Table, Published, StoreError};
+use super::store::{Bindings as Table, Change, Published, StoreError, Wish};
 use super::tls::{self, TlsError};
 use crate::base::consent::Consent;
-use crate::base::id::DeviceId;
+use crate::base::id::{DeviceId, Digest};
 use crate::base::problem::Source;
 use crate::base::time::Timestamp;
 use crate::bundle::{
@@ -123,6 +123,18 @@ pub enum PublishError {
         "somebody else has published for {0} at this moment; nothing was changed: look, and try again"
     )]
     Quicker(DeviceId),
+    /// What is published cannot be taken up.
+    #[error(
+        "what is published for {device} does not open with the controller's certificate of today: \
+         publish its bindings again"
+    )]
+    Stale {
+        /// For whom.
+        device: DeviceId,
+        /// Why.
+        #[source]
+        source: Box<OpenError>,
+    },
     /// The index cannot be used.
     #[error("failed to keep what is to be published")]
     Store(#[from] StoreError),
@@ -154,10 +166,10 @@ impl Files {
         Ok(Self { scenarios, bindings, rules })
     }
 
-    /// What withdraws all bindings.
+    /// What binds nothing, and so withdraws all bindings.
     #[must_use]
     pub fn none() -> Self {
-        let bindings = Text { name: "withdrawn".to_owned(), text: "bindings: []\n".to_owned() };
+        let bindings = Text { name: "nothing".to_owned(), text: "bindings: []\n".to_owned() };
         Self { scenarios: Vec::new(), bindings, rules: Rules::default() }
     }
 
@@ -215,7 +227,8 @@ impl Seal {
     }
 }
 
-/// Publishes `files` for these devices: for all of them, or for none. Says under which numbers.
+/// Publishes `files` for these devices: for all of them, or for none. Says under which numbers. What was
+/// asked for of dumps stays so.
 ///
 /// # Errors
 ///
@@ -226,24 +239,93 @@ pub fn publish(
     devices: &[DeviceId],
     now: Timestamp,
 ) -> Result<Vec<(DeviceId, u64)>, PublishError> {
-    let seal = Seal::load(config.tls.as_ref())?;
-    let mut table = Table::open(&config.data)?;
+    let mut desk = Desk::open(config)?;
     let mut all = Vec::with_capacity(devices.len());
     for device in devices {
-        let sequence = table.next(device, now)?;
-        let bindings = Bindings {
-            device: device.clone(),
-            sequence,
-            scenarios: files.scenarios.clone(),
-            bindings: files.bindings.clone(),
-            dumps: Vec::new(),
-        };
-        let sealed = seal.seal(&bindings)?;
-        all.push(Published { device: device.clone(), sequence, at: now, sealed });
+        let before = desk.table.of(device)?;
+        let texts = (files.scenarios.clone(), files.bindings.clone());
+        all.push(desk.change(device, before.as_ref(), (texts, None), now)?);
     }
-    match table.publish(&all)? {
-        None => Ok(all.into_iter().map(|row| (row.device, row.sequence)).collect()),
-        Some(device) => Err(PublishError::Quicker(device)),
+    desk.keep(all)
+}
+
+/// Publishes for a device what is published, but for one wish. Says under which number.
+///
+/// # Errors
+///
+/// When it cannot be sealed or kept, or what is published cannot be read.
+pub(super) fn wish(
+    config: &Config,
+    device: &DeviceId,
+    wish: Wish,
+    now: Timestamp,
+) -> Result<u64, PublishError> {
+    let mut desk = Desk::open(config)?;
+    let before = desk.table.of(device)?;
+    let texts = match &before {
+        None => (Vec::new(), Files::none().bindings),
+        Some(before) => {
+            let stale =
+                |source| PublishError::Stale { device: device.clone(), source: Box::new(source) };
+            let opened = open_bindings(&before.sealed, &desk.seal.key).map_err(stale)?;
+            (opened.scenarios, opened.bindings)
+        }
+    };
+    let change = desk.change(device, before.as_ref(), (texts, Some(wish)), now)?;
+    let published = desk.keep(vec![change])?;
+    Ok(published.first().map_or(0, |(_, sequence)| *sequence))
+}
+
+/// Where messages for devices are made.
+struct Desk {
+    seal: Seal,
+    table: Table,
+}
+
+/// Scenarios and bindings.
+type Texts = (Vec<Text>, Text);
+
+impl Desk {
+    fn open(config: &Config) -> Result<Self, PublishError> {
+        let seal = Seal::load(config.tls.as_ref())?;
+        let table = Table::open(&config.data)?;
+        Ok(Self { seal, table })
+    }
+
+    fn change(
+        &self,
+        device: &DeviceId,
+        before: Option<&Published>,
+        ((scenarios, bindings), wish): (Texts, Option<Wish>),
+        now: Timestamp,
+    ) -> Result<Change, PublishError> {
+        let sequence = self.table.next(device, now)?;
+        let dumps = self.dumps(device, wish.as_ref())?;
+        let bindings = Bindings { device: device.clone(), sequence, scenarios, bindings, dumps };
+        let sealed = self.seal.seal(&bindings)?;
+        let row = Published { device: device.clone(), sequence, at: now, sealed };
+        Ok(Change { row, after: before.map(|before| before.sequence), wish })
+    }
+
+    /// What is asked for of a device, with a wish that comes or goes. Looked up after the row that is
+    /// replaced: who changes it meanwhile changes that row, too, and nothing is kept.
+    fn dumps(&self, device: &DeviceId, wish: Option<&Wish>) -> Result<Vec<Digest>, PublishError> {
+        let (asked, cancelled) = match wish {
+            Some(Wish::Ask(wanted)) => (Some(wanted.digest), None),
+            Some(Wish::Cancel(digest)) => (None, Some(*digest)),
+            None => (None, None),
+        };
+        let mut dumps = self.table.dumps(device)?;
+        dumps.retain(|digest| Some(*digest) != cancelled && Some(*digest) != asked);
+        dumps.extend(asked);
+        Ok(dumps)
+    }
+
+    fn keep(&mut self, all: Vec<Change>) -> Result<Vec<(DeviceId, u64)>, PublishError> {
+        match self.table.publish(&all)? {
+            None => Ok(all.into_iter().map(|c| (c.row.device, c.row.sequence)).collect()),
+            Some(device) => Err(PublishError::Quicker(device)),
+        }
     }
 }
 
@@ -324,9 +406,9 @@ mod tests {
         "scenario: ours\nprobe:\n  - console: { send: id, expect: uid }\ndiagnose: [host]\n";
 
     /// A controller with two enrolled devices and some files.
-    struct Desk(TempDir);
+    struct Office(TempDir);
 
-    impl Desk {
+    impl Office {
         fn new() -> Self {
             let place = tempfile::tempdir().unwrap();
             let devices = place.path().join("devices");
@@ -380,7 +462,7 @@ mod tests {
 
     #[test]
     fn each_device_gets_its_own_signed_and_with_its_own_number() {
-        let (desk, now) = (Desk::new(), today());
+        let (desk, now) = (Office::new(), today());
         let config = desk.usual();
         let files = desk.files("good.yaml", &["ours.yaml"]).unwrap();
         let everybody = everybody(&config).unwrap();
@@ -410,7 +492,7 @@ mod tests {
 
     #[test]
     fn what_a_device_would_refuse_is_refused_and_shown() {
-        let desk = Desk::new();
+        let desk = Office::new();
         desk.write("wrong.yaml", &GOOD.replace("nmi", "nmy").replace("[ours]", "[hours]"));
         desk.write("broken.yaml", "scenario: broken\nprobes: []\n");
         let large = format!("{GOOD}# {}\n", "large ".repeat(1 << 18));
@@ -431,7 +513,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_anything_without_the_right_key_and_a_device() {
-        let (desk, now) = (Desk::new(), today());
+        let (desk, now) = (Office::new(), today());
         let files = desk.files("good.yaml", &["ours.yaml"]).unwrap();
         let devices = everybody(&desk.usual()).unwrap();
         let with = |certificate: &str, key: &str| {
@@ -458,7 +540,7 @@ mod tests {
 
     #[test]
     fn what_no_message_takes_is_not_published() {
-        let desk = Desk::new();
+        let desk = Office::new();
         // Text that does not compress: as large as a file may be, and too large for a message.
         let mut noise = vec![0; 300 * 1024];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut noise).unwrap();

@@ -5,6 +5,7 @@
 //!   offer     ----------------------------------->     stored | refused | missing
 //!   chunk     --place--->  chunk row
 //!                 \-- the last one --verify-->  object, parcel, incident --> stored | refused
+//!   of a dump --append--> its file                 --> stored | refused | the next slice
 //!   status    --------->   device row
 //! ```
 //!
@@ -12,7 +13,7 @@
 //! is kept. Has no task, no channel and no clock; its owner gives it one message after the other.
 
 use super::identity::Enrolled;
-use super::store::{Parcel, Refused, Store, StoreError, Transfer, Verdict};
+use super::store::{Growing, Parcel, Refused, Store, StoreError, Transfer, Verdict};
 use super::transfer::{Absurd, Held, Piece};
 use super::verify::{Now, Refusal, Verified, verify};
 use crate::base::id::{DeviceId, Digest};
@@ -23,6 +24,9 @@ use crate::diagnosis::diagnose;
 use crate::evidence::Evidence;
 use crate::pb::v1::{self, receipt::Word};
 use prost::Message as _;
+use std::collections::BTreeMap;
+
+mod dumps;
 
 /// Something that was published.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -66,6 +70,8 @@ pub struct Receiver {
     prefix: Prefix,
     enrolled: Enrolled,
     store: Store,
+    /// What is known of the dumps that come in: as many at most as are wanted.
+    growing: BTreeMap<(DeviceId, Digest), Growing>,
 }
 
 /// What is answered, before it has an address.
@@ -80,7 +86,7 @@ impl Receiver {
     /// Receives what `enrolled` devices publish under `prefix`, and keeps it in `store`.
     #[must_use]
     pub fn new(prefix: Prefix, enrolled: Enrolled, store: Store) -> Self {
-        Self { prefix, enrolled, store }
+        Self { prefix, enrolled, store, growing: BTreeMap::new() }
     }
 
     /// The store.
@@ -167,10 +173,14 @@ impl Receiver {
     ) -> Result<Handled, StoreError> {
         // A status is not signed: who is not enrolled leaves no trace, or strangers fill the table.
         let known = self.enrolled.knows(device, now.instant);
-        if !known || v1::Status::decode(status).is_err() {
+        let Some(said) = v1::Status::decode(status).ok().filter(|_| known) else {
             return Ok(Handled::ignored("status"));
-        }
+        };
         self.store.status(device.as_str(), status, now.wall)?;
+        // A last will says nothing of them: what was said before holds.
+        if (1..=limits::KEPT_LIST_BYTES).contains(&said.kept.len()) {
+            self.store.kept(device.as_str(), &said.kept)?;
+        }
         Ok(Handled { kind: "status", outcome: Outcome::Stored, replies: Vec::new() })
     }
 
@@ -182,8 +192,12 @@ impl Receiver {
     ) -> Result<Handled, StoreError> {
         let piece = v1::Chunk::decode(payload).ok().and_then(Piece::new);
         let Some(piece) = piece else { return Ok(Handled::ignored("chunk")) };
-        let kind = if piece.is_offer() { "offer" } else { "chunk" };
-        let answer = self.judge(device, &piece, now)?;
+        let (kind, answer) = if piece.dump {
+            ("dump", self.dump(device, &piece, now)?)
+        } else {
+            let kind = if piece.is_offer() { "offer" } else { "chunk" };
+            (kind, self.judge(device, &piece, now)?)
+        };
         Ok(self.reply(kind, device, piece.digest, answer))
     }
 

@@ -27,6 +27,8 @@ pub struct Piece {
     pub start: u64,
     /// The bytes; an offer has none.
     pub data: Vec<u8>,
+    /// Whether it is of a dump, not of a bundle.
+    pub dump: bool,
 }
 
 /// Why a chunk makes no sense.
@@ -42,7 +44,7 @@ pub enum Absurd {
     #[error("a chunk of {0} bytes is not taken: {CHUNK_BYTES_MAX} are the most")]
     Large(usize),
     /// Ends behind the end.
-    #[error("the chunk at {start} ends behind the {total} bytes that the bundle has")]
+    #[error("the chunk at {start} ends behind the {total} bytes that were announced")]
     Beyond {
         /// Where it begins.
         start: u64,
@@ -67,7 +69,8 @@ impl Piece {
     #[must_use]
     pub fn new(chunk: v1::Chunk) -> Option<Self> {
         let digest = Digest::try_from(&*chunk.digest).ok()?;
-        Some(Self { digest, total: chunk.total, start: chunk.offset, data: chunk.data })
+        let v1::Chunk { total, offset: start, data, dump, .. } = chunk;
+        Some(Self { digest, total, start, data, dump })
     }
 
     /// Whether it only asks what is wanted.
@@ -92,6 +95,16 @@ impl Piece {
         if !(1..=limits::BUNDLE_BYTES).contains(&total) {
             return Err(Absurd::Total { total });
         }
+        self.check_data()
+    }
+
+    /// Whether what it carries makes sense, however large the whole may be.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn check_data(&self) -> Result<(), Absurd> {
+        let total = self.total;
         if self.data.len() > CHUNK_BYTES_MAX {
             return Err(Absurd::Large(self.data.len()));
         }
@@ -100,6 +113,21 @@ impl Piece {
         }
         Ok(())
     }
+}
+
+/// What a piece brings to a file that grows from its beginning and has `len` bytes: the part of its data
+/// that continues them.
+#[must_use]
+pub fn continues(len: u64, piece: &Piece) -> &[u8] {
+    let known = len.checked_sub(piece.start).and_then(|known| usize::try_from(known).ok());
+    known.and_then(|known| piece.data.get(known..)).unwrap_or_default()
+}
+
+/// What is asked for next of such a file: the rest of a slice.
+#[must_use]
+pub fn next_slice(len: u64, total: u64) -> Range<u64> {
+    let end = (len / limits::DUMP_SLICE_BYTES + 1).saturating_mul(limits::DUMP_SLICE_BYTES);
+    len..end.min(total)
 }
 
 impl Held {
@@ -159,13 +187,14 @@ mod tests {
     #[test]
     fn absurd_chunks_are_refused_with_a_sentence() {
         let digest = Digest::of(b"x");
-        let piece = |total, start, size| Piece { digest, total, start, data: vec![0; size] };
+        let piece =
+            |total, start, size| Piece { digest, total, start, data: vec![0; size], dump: false };
         let refusal = |piece: Piece| piece.check().unwrap_err().to_string();
         assert!(piece(100, 90, 10).check().is_ok());
         insta::assert_snapshot!(refusal(piece(0, 0, 0)), @"a bundle of 0 bytes is not taken: 1 to 8388608 are");
         insta::assert_snapshot!(refusal(piece(u64::MAX, 0, 1)), @"a bundle of 18446744073709551615 bytes is not taken: 1 to 8388608 are");
-        insta::assert_snapshot!(refusal(piece(100, 91, 10)), @"the chunk at 91 ends behind the 100 bytes that the bundle has");
-        insta::assert_snapshot!(refusal(piece(100, u64::MAX, 10)), @"the chunk at 18446744073709551615 ends behind the 100 bytes that the bundle has");
+        insta::assert_snapshot!(refusal(piece(100, 91, 10)), @"the chunk at 91 ends behind the 100 bytes that were announced");
+        insta::assert_snapshot!(refusal(piece(100, u64::MAX, 10)), @"the chunk at 18446744073709551615 ends behind the 100 bytes that were announced");
         insta::assert_snapshot!(refusal(piece(1 << 20, 0, CHUNK_BYTES_MAX + 1)), @"a chunk of 131073 bytes is not taken: 131072 are the most");
         let held = Held::new(vec![30..40, 50..60]);
         assert_eq!(held.check_size(&(10..20), 100), Err(Absurd::Crumb(10)));
@@ -174,6 +203,45 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever pieces come, cut in any way, twice, out of order or with gaps: what is here is how
+        /// the whole begins, and a device that sends what it is asked for comes to its end.
+        #[test]
+        fn what_continues_makes_the_whole(
+            pieces in prop::collection::vec((0_usize..300, 0_usize..120), 0..40),
+            size in 1_usize..300,
+        ) {
+            let whole: Vec<u8> = (0..size).map(|at| (at * 7) as u8 ^ (at >> 8) as u8).collect();
+            let piece = |start: usize, end: usize| Piece {
+                digest: Digest::of(&whole),
+                total: size as u64,
+                start: start as u64,
+                data: whole.get(start..end.min(size)).unwrap_or_default().to_vec(),
+                dump: true,
+            };
+            let mut here = Vec::new();
+            for (start, length) in pieces {
+                here.extend_from_slice(continues(here.len() as u64, &piece(start, start + length)));
+                prop_assert!(whole.starts_with(&here));
+            }
+            while here.len() < size {
+                let asked = next_slice(here.len() as u64, size as u64);
+                prop_assert!(asked.start == here.len() as u64 && !asked.is_empty());
+                let end = asked.end.min(asked.start + 50);
+                let sent = piece(asked.start as usize, end as usize);
+                here.extend_from_slice(continues(here.len() as u64, &sent));
+            }
+            prop_assert_eq!(here, whole);
+        }
+
+        #[test]
+        fn slices_tile_a_file_whatever_its_size(total in 1_u64..=u64::MAX, at in 0_u64..u64::MAX) {
+            let len = at % total;
+            let slice = next_slice(len, total);
+            prop_assert!(slice.start == len && len < slice.end && slice.end <= total);
+            prop_assert!(slice.end - slice.start <= limits::DUMP_SLICE_BYTES);
+            prop_assert!(slice.end == total || slice.end.is_multiple_of(limits::DUMP_SLICE_BYTES));
+        }
+
         #[test]
         fn what_is_here_and_what_is_missing_make_the_whole(cuts in prop::collection::btree_set(0_u64..500, 2..40)) {
             let cuts: Vec<u64> = cuts.into_iter().collect();

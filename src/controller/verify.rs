@@ -69,6 +69,17 @@ pub enum Refusal {
     /// All chunks are here, but they are something else.
     #[error("what was sent has the SHA-256 {0}, not the one that was announced")]
     Digest(Digest),
+    /// A dump that is not wanted.
+    #[error("nobody has asked for this dump, or not any more")]
+    Unasked,
+    /// A dump of another size than the device had told.
+    #[error("it has {offered} bytes, where a dump of {told} was told of under this digest")]
+    Size {
+        /// What the chunk says.
+        offered: u64,
+        /// What the list said.
+        told: u64,
+    },
     /// The incident is another device's.
     #[error("incident {incident} was reported by {owner}")]
     Taken {
@@ -93,6 +104,8 @@ impl Refusal {
             Self::Absurd(_) => "absurd-chunk",
             Self::Contradiction(_) => "contradiction",
             Self::Digest(_) => "digest",
+            Self::Unasked => "unasked",
+            Self::Size { .. } => "size",
             Self::Taken { .. } => "taken",
         }
     }

@@ -1,16 +1,18 @@
 //! What an operator reads: the list of incidents, one of them in full, an artifact, a bundle, and
-//! what became of published bindings.
+//! what became of published bindings and of dumps that were asked for.
 //!
 //! Everything here gives text or bytes back, or says in a sentence why there is none; printing is
 //! the program's. Whatever a guest or a device wrote is made harmless on its way into text, and
 //! raw only as an artifact that was asked for by name.
 
 mod bindings;
+mod dumps;
 mod json;
 mod list;
 mod report;
 
 pub use bindings::bindings;
+pub use dumps::text as dumps;
 
 use super::store::{Find, Incident, Open, Reader, StoreError};
 use crate::base::chain::Chain;

@@ -1,12 +1,12 @@
 //! What is published for each device: one row, written by whoever publishes, and read by the process
-//! that says it to the broker.
+//! that says it to the broker. With it comes and goes what is wished for of dumps.
 //!
-//! The only table that is not the owner's alone. Its writer takes no lock of the directory, so that
-//! it works beside a controller that runs; a row is replaced only by one of a higher number, all
-//! devices of one call or none.
+//! The only tables that are not the owner's alone. Their writer takes no lock of the directory, so that
+//! it works beside a controller that runs; a row is replaced only by one of a higher number that was
+//! made of it, all devices of one call or none.
 
-use super::{Connection, StoreError, connect, make, signed, unsigned};
-use crate::base::id::DeviceId;
+use super::{Connection, StoreError, Wanted, connect, dumps, make, signed, unsigned};
+use crate::base::id::{DeviceId, Digest};
 use crate::base::time::Timestamp;
 use rusqlite::OptionalExtension;
 use std::path::Path;
@@ -25,6 +25,26 @@ pub struct Published {
     pub at: Timestamp,
     /// The message.
     pub sealed: Vec<u8>,
+}
+
+/// What is to be published.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The new row.
+    pub row: Published,
+    /// The number of the row that it was made of, if there was one.
+    pub after: Option<u64>,
+    /// What it wishes for that the one before did not, or no longer.
+    pub wish: Option<Wish>,
+}
+
+/// What changes of the dumps that are asked for.
+#[derive(Clone, Debug)]
+pub enum Wish {
+    /// This one shall come.
+    Ask(Box<Wanted>),
+    /// This one need not.
+    Cancel(Digest),
 }
 
 impl Bindings {
@@ -55,22 +75,36 @@ impl Bindings {
     /// # Errors
     ///
     /// When they are not on the disk.
-    pub fn publish(&mut self, all: &[Published]) -> Result<Option<DeviceId>, StoreError> {
+    pub fn publish(&mut self, all: &[Change]) -> Result<Option<DeviceId>, StoreError> {
         let transaction = self.0.transaction()?;
-        for Published { device, sequence, at, sealed } in all {
+        for Change { row: Published { device, sequence, at, sealed }, after, wish } in all {
             let changed = transaction.execute(
                 "INSERT INTO bindings (device, sequence, at, sealed) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT DO UPDATE SET sequence = excluded.sequence, at = excluded.at,
                      sealed = excluded.sealed
-                 WHERE sequence < excluded.sequence",
-                (device.as_str(), signed(*sequence), at.as_millis(), sealed),
+                 WHERE sequence IS ?5 AND sequence < excluded.sequence",
+                (device.as_str(), signed(*sequence), at.as_millis(), sealed, after.map(signed)),
             )?;
             if changed == 0 {
                 return Ok(Some(device.clone()));
             }
+            match wish {
+                Some(Wish::Ask(wanted)) => dumps::ask(&transaction, wanted)?,
+                Some(Wish::Cancel(digest)) => dumps::cancel(&transaction, device, *digest)?,
+                None => {}
+            }
         }
         transaction.commit()?;
         Ok(None)
+    }
+
+    /// The dumps that a device is asked for and that have not come.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn dumps(&self, device: &DeviceId) -> Result<Vec<Digest>, StoreError> {
+        dumps::coming(&self.0, device)
     }
 
     /// The number of every device.
@@ -129,15 +163,20 @@ mod tests {
         Published { device: device.parse().unwrap(), sequence, at: now(), sealed: vec![7] }
     }
 
+    fn change(device: &str, after: Option<u64>, sequence: u64) -> Change {
+        Change { row: row(device, sequence), after, wish: None }
+    }
+
     #[test]
     fn rows_are_written_beside_the_owner_and_read_by_others() {
         let data = tempfile::tempdir().unwrap();
         // Before a controller was ever started, and while one runs.
         let mut before = Bindings::open(data.path()).unwrap();
-        assert_eq!(before.publish(&[row("a", 1)]).unwrap(), None);
+        assert_eq!(before.publish(&[change("a", None, 1)]).unwrap(), None);
         let _owner = Store::open(data.path()).unwrap();
         let mut beside = Bindings::open(data.path()).unwrap();
-        assert_eq!(beside.publish(&[row("a", 2), row("b", 1)]).unwrap(), None);
+        let both = [change("a", Some(1), 2), change("b", None, 1)];
+        assert_eq!(beside.publish(&both).unwrap(), None);
         let mut numbers = before.numbers().unwrap();
         numbers.sort();
         let device = |name: &str| -> DeviceId { name.parse().unwrap() };
@@ -148,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn all_rows_or_none_and_never_a_lower_number() {
+    fn all_rows_or_none_never_a_lower_number_and_nothing_is_lost_between() {
         let data = tempfile::tempdir().unwrap();
         let mut bindings = Bindings::open(data.path()).unwrap();
-        bindings.publish(&[row("a", 5)]).unwrap();
-        for sequence in [4, 5] {
-            let quicker = bindings.publish(&[row("b", 9), row("a", sequence)]).unwrap();
-            assert_eq!(quicker.unwrap().as_str(), "a");
+        bindings.publish(&[change("a", None, 5)]).unwrap();
+        for (after, sequence) in [(Some(5), 4), (Some(5), 5), (Some(4), 9), (None, 9)] {
+            let both = [change("b", None, 9), change("a", after, sequence)];
+            assert_eq!(bindings.publish(&both).unwrap().unwrap().as_str(), "a");
             assert_eq!(bindings.numbers().unwrap().len(), 1);
         }
     }
@@ -166,7 +205,7 @@ mod tests {
         let device = "a".parse().unwrap();
         let seconds = 1_000_000;
         assert_eq!(bindings.next(&device, now()).unwrap(), seconds);
-        bindings.publish(&[row("a", seconds)]).unwrap();
+        bindings.publish(&[change("a", None, seconds)]).unwrap();
         // Twice in a second, and with a clock that is set back or wrong.
         assert_eq!(bindings.next(&device, now()).unwrap(), seconds + 1);
         for clock in [0, -5_000] {

@@ -6,6 +6,8 @@
 //!                              is published for devices
 //!   DATA/objects/<digest>      sealed bundles, byte for byte as they were sealed
 //!   DATA/quarantine/<digest>   bundles that were not believed, while there is room
+//!   DATA/dumps/<device>/<digest>        dumps that were asked for, as they are,
+//!   DATA/dumps/<device>/<digest>.part   and as they come in: the beginning of one
 //! ```
 //!
 //! A bundle's file is on the disk before the row that names it is committed, and the row is on the
@@ -16,6 +18,8 @@
 //! owner, [`Bindings`] writes one table that is not the owner's.
 
 mod bindings;
+mod dumps;
+mod growing;
 mod incidents;
 mod objects;
 mod parcels;
@@ -24,7 +28,9 @@ mod record;
 mod schema;
 mod transfers;
 
-pub use bindings::{Bindings, Published};
+pub use bindings::{Bindings, Change, Published, Wish};
+pub use dumps::{State, Wanted};
+pub use growing::{Growing, remove as remove_dump, save as save_dump};
 pub use incidents::Pending;
 pub use parcels::{Parcel, Refused, Verdict};
 pub use reader::{Find, Incident, Open, Reader};
@@ -52,6 +58,7 @@ pub struct Store {
     connection: Connection,
     objects: objects::Objects,
     quarantine: objects::Objects,
+    data: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -104,7 +111,10 @@ impl Store {
         let objects = objects::Objects::open(data, OBJECTS)?;
         let quarantine = objects::Objects::open(data, QUARANTINE)?;
         let connection = connect(data)?;
-        Ok(Self { connection, objects, quarantine, _lock: lock })
+        let data = data.to_owned();
+        let store = Self { connection, objects, quarantine, data, _lock: lock };
+        store.tidy_dumps()?;
+        Ok(store)
     }
 
     /// Notes that a device was heard of, and what it says of itself.
@@ -118,6 +128,17 @@ impl Store {
              ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at, status = excluded.status",
             (device, at.as_millis(), status),
         )?;
+        Ok(())
+    }
+
+    /// Notes what a device that was heard of says of its dumps.
+    ///
+    /// # Errors
+    ///
+    /// When it is not on the disk.
+    pub fn kept(&self, device: &str, kept: &[u8]) -> Result<(), StoreError> {
+        let sql = "UPDATE devices SET kept = ?2 WHERE device = ?1";
+        self.connection.execute(sql, (device, kept))?;
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! Looking at a store while another process may write it. Nothing here writes, not even a lock.
 
-use super::{INDEX, OBJECTS, Published, Record, StoreError, bindings, objects, schema};
+use super::{
+    INDEX, OBJECTS, Published, Record, StoreError, Wanted, bindings, dumps, objects, schema,
+};
 use crate::base::id::{AppId, DeviceId, Digest, IncidentId};
 use crate::base::time::Timestamp;
 use crate::bundle::{self, Bundle, OpenError, PublicKey, Sealed};
@@ -159,6 +161,34 @@ impl Reader {
             |row| Ok((Timestamp::from_millis(row.get(0)?), row.get(1)?)),
         );
         Ok(found.optional()?)
+    }
+
+    /// All dumps that were asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn dumps(&self) -> Result<Vec<Wanted>, StoreError> {
+        if self.knows_dumps()? { dumps::all(&self.connection) } else { Ok(Vec::new()) }
+    }
+
+    /// What a device last said of its dumps, sealed.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn kept(&self, device: &DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
+        if !self.knows_dumps()? {
+            return Ok(None);
+        }
+        let sql = "SELECT kept FROM devices WHERE device = ?1";
+        let found = self.connection.query_row(sql, [device.as_str()], |row| row.get(0));
+        Ok(found.optional()?.flatten())
+    }
+
+    /// An index that no later `run` has seen knows of none.
+    fn knows_dumps(&self) -> Result<bool, StoreError> {
+        Ok(schema::version(&self.connection)? > 2)
     }
 
     fn select(

@@ -6,7 +6,7 @@
 use super::{StoreError, signed};
 use rusqlite::Connection;
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE devices (
         device   TEXT PRIMARY KEY,
@@ -79,6 +79,31 @@ const MIGRATIONS: [&str; 2] = [
         at        INTEGER NOT NULL,
         sealed    BLOB NOT NULL
     ) STRICT;
+",
+    "
+    -- Dumps that were asked for, and what has come of it.
+    CREATE TABLE dumps (
+        device     TEXT NOT NULL,
+        digest     BLOB NOT NULL,
+        name       TEXT NOT NULL,
+        app        TEXT NOT NULL,
+        format     TEXT NOT NULL,
+        bytes      INTEGER NOT NULL,
+        taken_at   INTEGER NOT NULL,
+        asked_at   INTEGER NOT NULL,
+        -- So many bytes, from the first, are on the disk.
+        held       INTEGER NOT NULL DEFAULT 0,
+        -- Why it does not go on now.
+        hindered   TEXT,
+        -- Since when all of it is here, and it is what was asked for.
+        stored_at  INTEGER,
+        -- Why it will never be.
+        refused    TEXT,
+        PRIMARY KEY (device, digest)
+    ) STRICT;
+
+    -- What a device last said of its dumps: it holds while the device is away.
+    ALTER TABLE devices ADD COLUMN kept BLOB;
 ",
 ];
 

@@ -48,10 +48,15 @@ fn looking_writes_nothing_whether_somebody_writes_or_not() {
 fn a_file_of_an_earlier_version_is_read_as_it_is_and_brought_up_to_date() {
     let data = tempfile::tempdir().unwrap();
     let store = Store::open(data.path()).unwrap();
-    store.connection.execute_batch("DROP TABLE bindings; PRAGMA user_version = 1").unwrap();
+    let first = "DROP TABLE bindings; DROP TABLE dumps; ALTER TABLE devices DROP COLUMN kept;
+                 PRAGMA user_version = 1";
+    store.connection.execute_batch(first).unwrap();
     drop(store);
     let device = "d-1".parse().unwrap();
-    assert_eq!(Reader::open(data.path()).unwrap().published(&device).unwrap(), None);
+    let reader = Reader::open(data.path()).unwrap();
+    assert_eq!(reader.published(&device).unwrap(), None);
+    assert!(reader.dumps().unwrap().is_empty() && reader.kept(&device).unwrap().is_none());
+    drop(reader);
     // Whoever comes first, and whoever comes beside it.
     let beside = Bindings::open(data.path()).unwrap();
     let _store = Store::open(data.path()).unwrap();

@@ -317,15 +317,17 @@ async fn hears(port: u16, device: &str) -> (mpsc::Receiver<Vec<u8>>, JoinSet<()>
 async fn bindings_are_said_once_and_one_that_is_too_large_hinders_no_other() {
     let room = Room::new(&[]);
     let mut table = store::Bindings::open(&room.data()).unwrap();
-    let row = |device: &str, sequence, sealed: Vec<u8>| {
+    let row = |device: &str, after, sequence, sealed: Vec<u8>| {
         let device = device.parse().unwrap();
-        store::Published { device, sequence, at: Timestamp::from_millis(0), sealed }
+        let row = store::Published { device, sequence, at: Timestamp::from_millis(0), sealed };
+        store::Change { row, after, wish: None }
     };
-    table.publish(&[row("d-0", 1, vec![7; 300_000]), row("d-1", 1, b"first".to_vec())]).unwrap();
+    let first = row("d-1", None, 1, b"first".to_vec());
+    table.publish(&[row("d-0", None, 1, vec![7; 300_000]), first]).unwrap();
     let (mut heard, _poll) = hears(room.mosquitto.port, "d-1").await;
     let mut next = async || tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
     assert_eq!(next().await, b"first");
-    table.publish(&[row("d-1", 2, b"second".to_vec())]).unwrap();
+    table.publish(&[row("d-1", Some(1), 2, b"second".to_vec())]).unwrap();
     assert_eq!(next().await, b"second");
     // Two looks later nothing was said again, as it would be on another connection.
     tokio::time::sleep(Duration::from_millis(2500)).await;

@@ -100,6 +100,12 @@ pub(crate) fn chunk(sealed: &[u8], range: Range<usize>) -> Vec<u8> {
     message.encode_to_vec()
 }
 
+/// A part of a dump, or an offer of one, as it is published.
+pub(crate) fn piece(dump: &[u8], range: Range<usize>) -> Vec<u8> {
+    let chunk = v1::Chunk::decode(&*chunk(dump, range)).unwrap();
+    v1::Chunk { dump: true, ..chunk }.encode_to_vec()
+}
+
 /// An offer of sealed bytes, as it is published.
 pub(crate) fn offer(sealed: &[u8]) -> Vec<u8> {
     chunk(sealed, 0..0)

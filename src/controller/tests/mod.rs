@@ -2,5 +2,6 @@
 
 mod broker;
 pub(crate) mod device;
+mod dumps;
 mod receive;
 mod show;

@@ -8,7 +8,7 @@ use crate::bundle::{Bindings, Text};
 use crate::controller::identity::{self, Enrolled};
 use crate::controller::receive::{Message, Receiver};
 use crate::controller::show::{self, ShowError, Style};
-use crate::controller::store::{self, Published, Store};
+use crate::controller::store::{self, Change, Published, Store};
 use crate::pb::v1;
 use prost::Message as _;
 use tempfile::TempDir;
@@ -143,7 +143,8 @@ fn shown_bindings(status: Option<v1::Status>) -> String {
     let sealed = controller.signer.seal_bindings(&bindings).unwrap();
     let store = Store::open(place.path()).unwrap();
     let row = Published { device: device.clone(), sequence: 7, at: today(), sealed };
-    store::Bindings::open(place.path()).unwrap().publish(&[row]).unwrap();
+    let change = Change { row, after: None, wish: None };
+    store::Bindings::open(place.path()).unwrap().publish(&[change]).unwrap();
     if let Some(status) = status {
         store.status("d-1", &status.encode_to_vec(), today()).unwrap();
     }
@@ -192,7 +193,8 @@ fn bindings_that_another_key_sealed_are_named() {
     };
     let sealed = old.signer.seal_bindings(&bindings).unwrap();
     let row = Published { device: device.clone(), sequence: 7, at: today(), sealed };
-    store::Bindings::open(place.path()).unwrap().publish(&[row]).unwrap();
+    let change = Change { row, after: None, wish: None };
+    store::Bindings::open(place.path()).unwrap().publish(&[change]).unwrap();
     let key = identity::certificate(&place.path().join("new.pem")).unwrap().2;
     let shown = show::bindings(place.path(), &device, &key, style()).unwrap();
     assert!(shown.contains("does not open with the controller's certificate of today"), "{shown}");
