@@ -39,7 +39,8 @@ const PIECE: usize = 256 * 1024;
 
 /// Tells the controller of dumps, and lends those that it wishes to have.
 pub(super) struct Lender {
-    kept: Kept,
+    /// Nothing, if it cannot be opened.
+    kept: Option<Kept>,
     /// Whether the config lets the controller have any.
     on_request: bool,
     desk: Arc<Desk>,
@@ -76,7 +77,7 @@ type Stamp = (u64, u64, u64, i64, i64);
 impl Lender {
     pub(super) fn new(
         config: &Config,
-        kept: Kept,
+        kept: Option<Kept>,
         desk: Arc<Desk>,
         report: watch::Receiver<Report>,
     ) -> (Self, Lending) {
@@ -100,29 +101,22 @@ impl Lender {
     async fn lend(&mut self) {
         let mut told = None;
         loop {
-            let items = self.items().await;
+            let items = match &self.kept {
+                Some(kept) => list(kept).await,
+                None => Vec::new(),
+            };
             if told.as_ref() != Some(&items) {
                 self.tell(&items);
                 told = Some(items.clone());
             }
             let report = self.report.borrow_and_update().clone();
-            self.loans.look(&self.kept, &items, &report).await;
+            if let Some(kept) = &self.kept {
+                self.loans.look(kept, &items, &report).await;
+            }
             tokio::select! {
                 biased;
                 Ok(()) = self.report.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
-            }
-        }
-    }
-
-    /// What the store has. One that cannot be read has nothing to lend now.
-    async fn items(&self) -> Vec<Item> {
-        let kept = self.kept.clone();
-        match blocking(move || kept.list()).await {
-            Ok(items) => items,
-            Err(error) => {
-                tracing::warn!("the dumps cannot be listed: {error}");
-                Vec::new()
             }
         }
     }
@@ -168,6 +162,18 @@ impl Loans {
             *lent = Lent { sequence, dumps: dumps.to_vec() };
             changed
         });
+    }
+}
+
+/// What the store has. One that cannot be read has nothing to lend now.
+async fn list(kept: &Kept) -> Vec<Item> {
+    let kept = kept.clone();
+    match blocking(move || kept.list()).await {
+        Ok(items) => items,
+        Err(error) => {
+            tracing::warn!("the dumps cannot be listed: {error}");
+            Vec::new()
+        }
     }
 }
 

@@ -61,15 +61,6 @@ pub enum Error {
     /// The spool cannot be used.
     #[error("failed to open the spool")]
     Spool(#[from] spool::OpenError),
-    /// The dumps cannot be looked at.
-    #[error("failed to open the directory of dumps {path}")]
-    Dumps {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The authorities cannot be read.
     #[error("failed to read {path}")]
     Ca {
@@ -109,7 +100,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         identity::load(&config.certificate, &config.key)?;
     let state = |source| Error::State { path: config.state.clone(), source };
     std::fs::create_dir_all(&config.state).map_err(state)?;
-    let (spool, kept) = (open_spool(&config)?, open_kept(&config)?);
+    let (spool, kept) = (open_spool(&config)?, open_kept(&config));
     let (changed, changes) = channel::channel(());
     let desk = Arc::new(Desk::open(&config, signer, Arc::clone(&spool), changed));
     let health = desk.health.clone();
@@ -194,11 +185,17 @@ fn open_spool(config: &Config) -> Result<Arc<Mutex<Spool>>, Error> {
     Ok(Arc::new(Mutex::new(spool)))
 }
 
-fn open_kept(config: &Config) -> Result<Kept, Error> {
+/// Without its dumps the device does all else.
+fn open_kept(config: &Config) -> Option<Kept> {
     let path = config.state.join("dumps");
     let quota = Quota { bytes: None, dumps: limits::KEPT_DUMPS };
-    let kept = Kept::open(&path, quota, limits::DISK_FREE_PERCENT);
-    kept.map_err(|source| Error::Dumps { path, source })
+    match Kept::open(&path, quota, limits::DISK_FREE_PERCENT) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            tracing::error!(%error, "no dump is lent: the directory {} fails", path.display());
+            None
+        }
+    }
 }
 
 fn board(registry: &mut Registry) -> Board {

@@ -4,8 +4,7 @@
 //!   agent --put--> spool <--read, forget, set aside--+
 //!     |                                              |
 //!     +-- spool changed, status, stop --> [ run ] ---+
-//!     +-- dumps that the controller may have --^
-//!                                          |   ^
+//!     +-- dumps that it may send ------->  |   ^
 //!                            actions       v   | receipts
 //!                                        session           (what to send next: pure)
 //!                                          |   ^

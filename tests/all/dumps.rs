@@ -60,7 +60,10 @@ fn a_dump_comes_on_request_and_survives_the_death_of_both_sides() {
     keep(&place, &content);
     let controller = place.controller();
     let agent = place.agent();
-    lists(&place, "web-1  web  2026-06-01T00:00:00Z  24   on the device, whose config denies it");
+    lists(
+        &place,
+        "web-1  web  2026-06-01T00:00:00Z  24 MiB  on the device, whose config denies it",
+    );
     let (well, said) = dumps(&place, &["request", DEVICE, "web-1"]);
     assert!(!well && said.contains("dumps: allow"), "{said}");
     agent.kill();

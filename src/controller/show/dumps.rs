@@ -13,7 +13,7 @@ pub fn text(known: &Known, style: Style) -> String {
         "No device tells of a dump.\n".to_owned()
     } else {
         let rows: Vec<[String; 6]> = known.dumps.iter().map(row).collect();
-        let table = table(["DEVICE", "NAME", "APP", "TAKEN", "MiB", "STATE"], &rows);
+        let table = table(["DEVICE", "NAME", "APP", "TAKEN", "SIZE", "STATE"], &rows);
         match table.split_once('\n') {
             Some((head, rest)) => format!("{}\n{rest}", style.text().bold(head)),
             None => table,
@@ -32,7 +32,7 @@ fn row(line: &Line) -> [String; 6] {
         dump.name.to_string(),
         harmless_line(dump.app.as_bytes()),
         dump.taken.to_string(),
-        dump.bytes.div_ceil(1 << 20).to_string(),
+        format!("{} MiB", dump.bytes.div_ceil(1 << 20)),
         state(line),
     ]
 }
