@@ -49,10 +49,18 @@ impl Wiring {
     /// multiplexer of two front ends, as EVE's is. A plain socket has no way to carry a BREAK.
     #[must_use]
     pub fn break_next(self, key: u8) -> Option<Keys> {
+        self.next(&[&[ESCAPE, b'b'], self.text(&[key]).as_bytes()].concat())
+    }
+
+    /// Text for the same front end, likewise.
+    #[must_use]
+    pub fn text_next(self, bytes: &[u8]) -> Option<Keys> {
+        self.next(self.text(bytes).as_bytes())
+    }
+
+    fn next(self, keys: &[u8]) -> Option<Keys> {
         let turn = [ESCAPE, b'c'];
-        let key = self.text(&[key]);
-        let all = [&turn[..], &[ESCAPE, b'b'], key.as_bytes(), &turn].concat();
-        (self == Self::Mux).then_some(Keys(all))
+        (self == Self::Mux).then(|| Keys([&turn[..], keys, &turn].concat()))
     }
 }
 
@@ -104,6 +112,10 @@ mod tests {
         assert_eq!(mux(keys.as_bytes()), (vec![], vec![b'c']));
         let keys = Wiring::Mux.break_next(b'h').unwrap();
         assert_eq!(mux(keys.as_bytes()), (vec![b'h'], vec![b'c', b'b', b'c']));
-        assert!(Wiring::Plain.rotate().is_none() && Wiring::Plain.break_next(b'h').is_none());
+        let keys = Wiring::Mux.text_next(&[ESCAPE, b'h']).unwrap();
+        assert_eq!(mux(keys.as_bytes()), (vec![ESCAPE, b'h'], vec![b'c', b'c']));
+        let plain = Wiring::Plain;
+        assert!(plain.rotate().is_none() && plain.break_next(b'h').is_none());
+        assert!(plain.text_next(b"h").is_none());
     }
 }

@@ -81,8 +81,7 @@ impl Keyboard {
                 return Ok(Some(route));
             }
             if route.types() {
-                // If a shell got the key instead, it shall not keep it.
-                self.console.type_text(&[KILL_LINE]).await?;
+                self.wipe(route).await?;
             }
         }
         Ok(None)
@@ -155,6 +154,17 @@ impl Keyboard {
     /// Lets the next one have the console.
     pub(super) async fn leave(self) {
         self.console.close().await;
+    }
+
+    /// If a shell got the key instead, it shall not keep it.
+    async fn wipe(&mut self, route: Route) -> Result<(), Error> {
+        if let (Route::BreakNext, Some(keys)) =
+            (route, self.console.wiring().text_next(&[KILL_LINE]))
+        {
+            self.console.write(&keys).await?;
+        }
+        // Where a multiplexer was only assumed, this is the line that got all of it.
+        self.console.type_text(&[KILL_LINE]).await
     }
 
     /// A BREAK and its key are sent within milliseconds: the kernel takes the key for 5 s, and a later
