@@ -14,6 +14,7 @@ mod all {
     mod binding;
     mod bundle_file;
     mod console;
+    mod debugger;
     mod device_log;
     mod dumps;
     mod faults;

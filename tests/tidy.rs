@@ -60,6 +60,31 @@ fn pure_files_know_no_io_and_no_clock() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What changes a guest's run state, and who may say it.
+const COMMANDS: [(&str, &[&str]); 7] = [
+    ("cont", &["src/hypervisor/debugger/resume.rs", "src/hypervisor/dump.rs"]),
+    ("quit", &[]),
+    ("set-action", &[]),
+    ("stop", &[]),
+    ("system_powerdown", &[]),
+    ("system_reset", &[]),
+    ("system_wakeup", &[]),
+];
+
+#[test]
+fn a_guest_s_run_state_is_changed_in_one_place() {
+    let mut wrong = Vec::new();
+    for file in sources().iter().filter(|file| !file.is_test()) {
+        for (command, allowed) in COMMANDS {
+            let is_said = file.text.contains(&format!("\"{command}\""));
+            if is_said && !allowed.iter().any(|path| file.path == Path::new(path)) {
+                wrong.push(format!("{}: says `{command}` to a monitor", file.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn features_stand_on_mod_lines_of_the_crate_alone() {
     for file in sources() {

@@ -183,6 +183,10 @@ pub const LEARNT_KERNELS: usize = 256;
 /// budget of a capture, for the keys need the rest.
 pub const LOOK_TIME: Duration = Duration::from_secs(20);
 
+/// How long a guest may stand still for a debugger. To let it go takes 300 ms at most where its
+/// hypervisor answers at all, so that clocks and peers miss two seconds, which all of them bear.
+pub const STANDSTILL: Duration = Duration::from_millis(1_500);
+
 /// How much of the kernel's log a look takes: as much as of the console.
 pub const LOOK_LOG_BYTES: usize = CONSOLE_TAIL_BYTES;
 

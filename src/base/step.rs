@@ -17,6 +17,8 @@ pub enum Step {
     Qmp(Query),
     /// One press of the guest's magic key.
     Sysrq(Action),
+    /// The guest's kernel, read by a debugger while the guest stands still.
+    Debugger,
     /// All of its memory, into a file on the device.
     Dump,
     /// One non-maskable interrupt, and what it makes of that.
@@ -81,7 +83,7 @@ impl Step {
             Self::Console | Self::Records => Consent::Observe,
             Self::Host | Self::Memory | Self::Qmp(_) => Consent::Query,
             Self::Sysrq(_) => Consent::Input,
-            Self::Dump => Consent::Pause,
+            Self::Debugger | Self::Dump => Consent::Pause,
             Self::Nmi => Consent::Nmi,
         }
     }
@@ -96,6 +98,7 @@ impl Step {
             Self::Memory => "memory".to_owned(),
             Self::Qmp(query) => format!("qmp {}", query.word()),
             Self::Sysrq(action) => format!("sysrq {}", action.word()),
+            Self::Debugger => "debugger".to_owned(),
             Self::Dump => "dump".to_owned(),
             Self::Nmi => "nmi".to_owned(),
         }

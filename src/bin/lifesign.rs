@@ -19,6 +19,7 @@ use lifesign::base::time::{Clock, NoDate, Timestamp};
 use lifesign::binding::Bound;
 use lifesign::capture::Progress;
 use lifesign::evidence::Artifact;
+use lifesign::hypervisor::debugger;
 use lifesign::report::{self, Style, Whole};
 use lifesign::telemetry;
 use std::io::{self, IsTerminal, Write};
@@ -104,6 +105,14 @@ enum Command {
         /// Go on showing it, every second
         #[arg(long)]
         watch: bool,
+    },
+    /// Hold a guest for the agent that started us, and let it go
+    #[command(hide = true)]
+    Hold {
+        /// The guest's monitor
+        qmp: PathBuf,
+        /// Where it is noted meanwhile
+        note: PathBuf,
     },
     /// Work on scenario files, without any VM
     #[command(subcommand, after_long_help = include_str!("../../docs/scenario.md"))]
@@ -316,6 +325,10 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Status { config, watch } => {
             runtime.block_on(show_status(&config.config, watch))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Hold { qmp, note } => {
+            runtime.block_on(debugger::hold_for_stdin(&qmp, &note))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Scenario(command) => on_scenarios(&command),

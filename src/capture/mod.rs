@@ -2,15 +2,16 @@
 //!
 //! Steps run from the least disturbing to the most, whatever the order in which they were asked
 //! for: what the guest said by itself and what its kernel left behind, the host's view, its memory, the
-//! monitor's view, then keys that the guest has to answer, a dump, for which it stands still, and at last
-//! an interrupt over which it may die. A step that fails is reported with its reason and the others go on;
-//! the budget ends the capture, never the agent. No step needs more consent than the app gave, or it is
-//! not taken.
+//! monitor's view, then keys that the guest has to answer, a debugger and a dump, for which it stands still,
+//! and at last an interrupt over which it may die. A step that fails is reported with its reason and the
+//! others go on; the budget ends the capture, never the agent. No step needs more consent than the app
+//! gave, or it is not taken.
 //!
 //! Whenever a capture ends, even by a crash, the guest is as it was or is made so at the next start:
 //! [`put_back`].
 
 mod console_log;
+mod debugger;
 mod dump;
 #[cfg(test)]
 mod fake;
@@ -102,6 +103,8 @@ pub async fn look(target: &Target) -> Vec<qmp::Reply> {
 
 /// Puts back in the guest what an earlier capture could not, because the agent was stopped.
 pub async fn put_back(target: &Target) {
+    // What we have stopped is let go, whatever has become of the consent meanwhile.
+    debugger::put_back(target).await;
     if target.consent >= Consent::Input {
         sysrq::put_back(target).await;
     }
@@ -149,15 +152,23 @@ pub async fn capture(
     meter.take(&host);
     capture.take(monitor);
     capture.take(host);
+    let mut is_readable = false;
     if let Some(looking) = looking {
         meter.begin("memory");
-        let memory = memory::end(looking, deadline).await;
+        let memory;
+        (memory, is_readable) = memory::end(looking, deadline).await;
         meter.take(&memory);
         capture.take(memory);
     }
     let actions: Vec<Action> = permitted.iter().filter_map(|step| action(*step)).collect();
     if !actions.is_empty() {
         capture.take(sysrq::press(target, &actions, &capture.artifacts, deadline, &meter).await);
+    }
+    if permitted.contains(&Step::Debugger) {
+        meter.begin("debugger");
+        let read = debugger::read(target, is_readable, deadline).await;
+        meter.take(&read);
+        capture.take(read);
     }
     if permitted.contains(&Step::Dump) {
         capture.take(dump::take(target, deadline, &meter).await);
@@ -218,6 +229,7 @@ fn query(step: Step) -> Option<Query> {
         | Step::Records
         | Step::Memory
         | Step::Sysrq(_)
+        | Step::Debugger
         | Step::Dump
         | Step::Nmi => None,
     }
@@ -231,6 +243,7 @@ fn action(step: Step) -> Option<Action> {
         | Step::Records
         | Step::Memory
         | Step::Qmp(_)
+        | Step::Debugger
         | Step::Dump
         | Step::Nmi => None,
     }

@@ -5,7 +5,7 @@
 //! that is killed in between finds the note when it starts again. A note of another run of the app is
 //! void: a kernel that booted anew has its own level.
 
-use super::host::started;
+use crate::hypervisor::process::started;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};

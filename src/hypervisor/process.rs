@@ -11,6 +11,13 @@ pub fn state(pid: u32) -> Option<char> {
     state_of(&stat)
 }
 
+/// When a process was started, in ticks after boot: tells it from a later one of the same number.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    named(&stat)?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// The process that listens on a unix socket. Connecting tells that as well and costs less, but a
 /// process that is stopped accepts nobody, and after a few tries takes no more connections.
 #[must_use]
@@ -103,5 +110,7 @@ mod tests {
     fn we_run() {
         assert!(state(std::process::id()).is_some());
         assert_eq!(state(u32::MAX), None);
+        assert!(started(std::process::id()) > started(1));
+        assert_eq!(started(u32::MAX), None);
     }
 }

@@ -166,9 +166,8 @@ impl Place {
 
     /// The first incident whose evidence the controller has stored and looked into.
     pub(crate) fn diagnosed(&self) -> Option<Value> {
-        let is_done = |incident: &Value| {
-            incident["state"] == "stored" && !incident["diagnosis"].is_null()
-        };
+        let is_done =
+            |incident: &Value| incident["state"] == "stored" && !incident["diagnosis"].is_null();
         self.incidents().into_iter().find(is_done)
     }
 

@@ -21,7 +21,7 @@ use crate::base::step::Step;
 use crate::evidence::host::{Host, Packets};
 use crate::evidence::report::Outcome;
 use crate::evidence::{Artifact, Kind};
-use crate::hypervisor::process::{listening_on, named, state};
+use crate::hypervisor::process::{listening_on, state};
 use descriptors::Descriptors;
 use root::Root;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,12 +68,6 @@ pub(super) async fn watch(pid: Option<u32>, wanted: bool) -> Capture {
     };
     let artifact = Artifact { kind: Kind::Host, name: String::new(), data: host.to_bytes() };
     Capture::one(Step::Host, artifact, Outcome::Done, started.elapsed())
-}
-
-/// When a process was started, in ticks after boot: tells it from a later one of the same number.
-pub(super) fn started(pid: u32) -> Option<u64> {
-    let stat = Root::new("/").text(&format!("/proc/{pid}/stat")).ok()?;
-    named(&stat)?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Both looks, and what happened in between.

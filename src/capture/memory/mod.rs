@@ -14,6 +14,7 @@ use super::{Capture, Target, millis, report};
 use crate::base::chain::Chain;
 use crate::base::limits;
 use crate::base::step::Step;
+use crate::evidence::memory::Memory;
 use crate::evidence::report::Outcome;
 use crate::evidence::{Artifact, Kind};
 use crate::hypervisor::qmp::ConnectError;
@@ -34,16 +35,17 @@ pub(super) async fn begin(target: &Target, pid: Option<u32>) -> Looking {
     Looking { started, gaze: Gaze::begin(guest).await }
 }
 
-/// Looks for the second time, and tells what was seen.
-pub(super) async fn end(looking: Looking, deadline: Instant) -> Capture {
+/// Looks for the second time, and tells what was seen, and whether the guest can be read at all.
+pub(super) async fn end(looking: Looking, deadline: Instant) -> (Capture, bool) {
     let Looking { started, gaze } = looking;
     let deadline = deadline.min(started + limits::LOOK_TIME);
     let seen = match gaze {
         Ok(gaze) => gaze.end(deadline).await,
         Err(error) => Err(error),
     };
+    let is_readable = matches!(seen, Ok(_) | Err(GazeError::Open(_) | GazeError::Late));
     let mut capture = match seen {
-        Ok(seen) => brought(seen),
+        Ok(Seen { memory, is_whole, .. }) => brought(Step::Memory, memory, is_whole),
         Err(error) => {
             let (outcome, reason) = (outcome(&error), Chain(&error).to_string());
             tracing::debug!(%reason, "the guest's memory was not read");
@@ -51,20 +53,20 @@ pub(super) async fn end(looking: Looking, deadline: Instant) -> Capture {
         }
     };
     capture.steps.iter_mut().for_each(|step| step.took_ms = millis(started.elapsed()));
-    capture
+    (capture, is_readable)
 }
 
-fn brought(seen: Seen) -> Capture {
-    let Seen { memory, is_whole, .. } = seen;
+/// What memory shows, as the evidence of a step.
+pub(super) fn brought(step: Step, memory: Memory, is_whole: bool) -> Capture {
     let doubts = memory.doubts.len();
     let Some(memory) = memory.fit(limits::STEP_BYTES) else {
         let reason = "what the guest's memory shows is more than a step may bring";
-        return Capture::nothing(Step::Memory, Outcome::Partial, reason);
+        return Capture::nothing(step, Outcome::Partial, reason);
     };
     let is_whole = is_whole && memory.doubts.len() == doubts;
     let outcome = if is_whole { Outcome::Done } else { Outcome::Partial };
     let artifact = Artifact { kind: Kind::Memory, name: String::new(), data: memory.to_bytes() };
-    let mut step = report(Step::Memory, outcome, memory.doubts.join("; "));
+    let mut step = report(step, outcome, memory.doubts.join("; "));
     step.bytes = artifact.data.len() as u64;
     Capture { artifacts: vec![artifact], steps: vec![step] }
 }

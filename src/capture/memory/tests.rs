@@ -5,7 +5,6 @@ use crate::base::consent::Consent;
 use crate::base::step::Step;
 use crate::capture::{Budget, capture};
 use crate::evidence::memory::Memory;
-use crate::evidence::qmp::Replies;
 use crate::kernel::OpenError;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -116,18 +115,18 @@ fn what_is_not_permitted_is_refused_and_who_is_busy_is_silent() {
 
 #[test]
 fn what_was_seen_is_an_artifact_and_doubts_are_told() {
-    let seen = |memory, is_whole| Seen { memory, replies: Replies::default(), is_whole };
+    let brought = |memory, is_whole| brought(Step::Memory, memory, is_whole);
     let small = Memory { release: "6.1".to_owned(), ..Memory::default() };
-    let Capture { artifacts, steps } = brought(seen(small.clone(), true));
+    let Capture { artifacts, steps } = brought(small.clone(), true);
     assert_eq!(Memory::read(&artifacts[0].data), Some(small));
     assert_eq!((steps[0].outcome, &steps[0].reason[..]), (Outcome::Done, ""));
 
     let doubt = Memory { doubts: vec!["there was no time".to_owned()], ..Memory::default() };
-    let Capture { steps, .. } = brought(seen(doubt, false));
+    let Capture { steps, .. } = brought(doubt, false);
     assert_eq!((steps[0].outcome, &steps[0].reason[..]), (Outcome::Partial, "there was no time"));
 
     let long = Memory { log: "a line\n".repeat(limits::STEP_BYTES / 7), ..Memory::default() };
-    let Capture { artifacts, steps } = brought(seen(long, true));
+    let Capture { artifacts, steps } = brought(long, true);
     assert!(artifacts[0].data.len() <= limits::STEP_BYTES);
     assert_eq!(steps[0].outcome, Outcome::Partial);
     assert!(steps[0].reason.contains("bytes of the log were left out"), "{}", steps[0].reason);

@@ -1,0 +1,119 @@
+//! That a guest may stand still because of us, remembered on disk.
+//!
+//! The note is there before the stub is, and goes when the guest was seen to run. Whoever writes it keeps
+//! it locked as long as he lives: a note without a lock was left by somebody who was killed. It need not
+//! outlive a loss of power, for no guest does.
+
+use crate::hypervisor::process::started;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Which guest, and how to let it go.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Note {
+    /// The hypervisor's process,
+    pid: u32,
+    /// which was started then.
+    started: u64,
+    /// Its monitor.
+    pub(super) qmp: PathBuf,
+    /// The socket of its debugger stub.
+    pub(super) stub: PathBuf,
+    /// Whether we opened the stub.
+    pub(super) is_ours: bool,
+}
+
+/// A note that is ours to act on.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub(super) note: Note,
+    path: PathBuf,
+    file: File,
+}
+
+impl Note {
+    /// Of the guest of this process; nothing if there is none.
+    pub(super) fn new(pid: u32, qmp: &Path, stub: PathBuf, is_ours: bool) -> Option<Self> {
+        Some(Self { pid, started: started(pid)?, qmp: qmp.to_owned(), stub, is_ours })
+    }
+
+    /// Whether that run of the guest is over.
+    pub(super) fn is_void(&self) -> bool {
+        started(self.pid) != Some(self.started)
+    }
+}
+
+impl Noted {
+    /// Writes it down.
+    pub(super) fn write(path: &Path, note: Note) -> io::Result<Self> {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        file.try_lock()?;
+        if file.metadata()?.len() > 0 {
+            let reason = "an earlier debugger has not let the guest go yet";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+        }
+        file.write_all(&serde_json::to_vec(&note)?)?;
+        Ok(Self { note, path: path.to_owned(), file })
+    }
+
+    /// What somebody left who was killed.
+    pub(super) fn left(path: &Path) -> Option<Self> {
+        let mut file = File::options().read(true).write(true).open(path).ok()?;
+        match file.try_lock() {
+            Ok(()) => {}
+            // Whoever holds it sees to the guest.
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return None,
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).ok()?;
+        match serde_json::from_slice(&text) {
+            Ok(note) => Some(Self { note, path: path.to_owned(), file }),
+            Err(_) => {
+                // It was not written to its end, so nothing was done.
+                forget(path, &file);
+                None
+            }
+        }
+    }
+
+    /// The guest was let go.
+    pub(super) fn forget(self) {
+        forget(&self.path, &self.file);
+    }
+}
+
+/// Emptied first: somebody may have opened it already, and wait for the lock.
+fn forget(path: &Path, file: &File) {
+    if let Err(error) = file.set_len(0).and_then(|()| fs::remove_file(path)) {
+        tracing::warn!(%error, path = %path.display(), "a note of a guest that was let go stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_left_when_its_writer_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("undo/app.stop");
+        let note = Note::new(std::process::id(), Path::new("qmp"), "gdb".into(), true).unwrap();
+        assert!(!note.is_void() && Note { started: note.started + 1, ..note.clone() }.is_void());
+        assert!(Noted::left(&path).is_none());
+        let noted = Noted::write(&path, note.clone()).unwrap();
+        assert!(Noted::left(&path).is_none(), "its writer lives");
+        drop(noted);
+        let busy = Noted::write(&path, note.clone()).unwrap_err();
+        assert_eq!(busy.to_string(), "an earlier debugger has not let the guest go yet");
+        let left = Noted::left(&path).unwrap();
+        assert_eq!(left.note, note);
+        left.forget();
+        assert!(!path.exists());
+        fs::write(&path, b"{\"pid\":\0").unwrap();
+        assert!(Noted::left(&path).is_none() && !path.exists());
+    }
+}
