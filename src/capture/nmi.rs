@@ -163,7 +163,8 @@ async fn in_memory(target: &Target, before: &[Artifact], deadline: Instant) -> L
     };
     let Some(before) = log(before) else { return Looked::Not };
     let looking = memory::begin(target, target.pid).await;
-    let Some(after) = log(&memory::end(looking, deadline).await.artifacts) else {
+    let (looked, _) = memory::end(looking, deadline).await;
+    let Some(after) = log(&looked.artifacts) else {
         return Looked::Not;
     };
     match nmi::since(&before, &after) {
