@@ -148,7 +148,7 @@ pub enum DumpError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The store cannot be used.
-    #[error("failed to use what was received")]
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 

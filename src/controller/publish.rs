@@ -243,8 +243,9 @@ pub fn publish(
     let mut all = Vec::with_capacity(devices.len());
     for device in devices {
         let before = desk.table.of(device)?;
-        let texts = (files.scenarios.clone(), files.bindings.clone());
-        all.push(desk.change(device, before.as_ref(), (texts, None), now)?);
+        let (scenarios, bindings) = (files.scenarios.clone(), files.bindings.clone());
+        let content = Content { scenarios, bindings, wish: None };
+        all.push(desk.change(device, before.as_ref(), content, now)?);
     }
     desk.keep(all)
 }
@@ -262,7 +263,7 @@ pub(super) fn wish(
 ) -> Result<u64, PublishError> {
     let mut desk = Desk::open(config)?;
     let before = desk.table.of(device)?;
-    let texts = match &before {
+    let (scenarios, bindings) = match &before {
         None => (Vec::new(), Files::none().bindings),
         Some(before) => {
             let stale =
@@ -271,7 +272,8 @@ pub(super) fn wish(
             (opened.scenarios, opened.bindings)
         }
     };
-    let change = desk.change(device, before.as_ref(), (texts, Some(wish)), now)?;
+    let content = Content { scenarios, bindings, wish: Some(wish) };
+    let change = desk.change(device, before.as_ref(), content, now)?;
     let published = desk.keep(vec![change])?;
     Ok(published.first().map_or(0, |(_, sequence)| *sequence))
 }
@@ -282,8 +284,13 @@ struct Desk {
     table: Table,
 }
 
-/// Scenarios and bindings.
-type Texts = (Vec<Text>, Text);
+/// What is to be said to a device.
+struct Content {
+    scenarios: Vec<Text>,
+    bindings: Text,
+    /// What changes of the dumps that it is asked for.
+    wish: Option<Wish>,
+}
 
 impl Desk {
     fn open(config: &Config) -> Result<Self, PublishError> {
@@ -296,7 +303,7 @@ impl Desk {
         &self,
         device: &DeviceId,
         before: Option<&Published>,
-        ((scenarios, bindings), wish): (Texts, Option<Wish>),
+        Content { scenarios, bindings, wish }: Content,
         now: Timestamp,
     ) -> Result<Change, PublishError> {
         let sequence = self.table.next(device, now)?;
