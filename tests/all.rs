@@ -13,6 +13,7 @@ mod all {
     mod beside;
     mod binding;
     mod bundle_file;
+    mod captures;
     mod console;
     mod debugger;
     mod device_log;

@@ -9,7 +9,7 @@
 
 use super::lab::{Guest, root};
 use super::programs::Place;
-use super::table::{Row, Table, allows, any_of};
+use super::table::{Row, Table, any_of};
 use lifesign::agent::keeper;
 use lifesign::agent::probe::{Asked, Asker, testimony};
 use lifesign::base::rung::{Answer, Finding};
@@ -22,10 +22,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-const KERNELS: [&str; 2] = ["6.1", "6.12"];
+pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
 /// The row of a guest that nobody broke.
-const NO_FAULT: &str = "none";
+pub(super) const NO_FAULT: &str = "none";
 
 const GUEST: &str = "matrix";
 const OPTIONS: [&str; 11] = [
@@ -327,22 +327,11 @@ fn expected() -> Table {
     Table::read(&std::fs::read_to_string(path()).unwrap())
 }
 
-/// What is other than it must be.
-fn wrong(fault: &str, kernel: &str, table: &Table, heard: &Row) -> Vec<String> {
-    let row = table.row(fault, kernel);
-    let differs = |(column, words): (&String, &String)| {
-        let expected = row.and_then(|row| row.get(column)).map_or("", String::as_str);
-        (!allows(expected, words))
-            .then(|| format!("{fault} on {kernel}, {column}: `{words}`, expected `{expected}`"))
-    };
-    heard.iter().filter_map(differs).collect()
-}
-
 #[test]
 fn a_few_faults_are_seen_as_the_table_says() {
     let table = expected();
     for (fault, kernel) in [("userspace-stopped", "6.12"), ("net-down", "6.1")] {
-        let wrong = wrong(fault, kernel, &table, &heard_apart(fault, kernel).unwrap());
+        let wrong = table.wrong(fault, kernel, &heard_apart(fault, kernel).unwrap());
         assert_eq!(wrong, [""; 0], "see the lines above");
     }
 }
@@ -365,7 +354,7 @@ fn every_fault_is_seen_as_the_table_says() {
                 continue;
             };
             let mut table = expected();
-            let wrong = wrong(fault, kernel, &table, &heard);
+            let wrong = table.wrong(fault, kernel, &heard);
             wrong.iter().for_each(|line| eprintln!("  {line}"));
             if write {
                 table.correct(fault, kernel, &heard);
@@ -391,7 +380,7 @@ fn the_table_has_every_fault_and_every_question() {
 }
 
 /// All faults of the lab, and none.
-fn faults() -> Vec<String> {
+pub(super) fn faults() -> Vec<String> {
     let listed = Guest::list_faults();
     let names = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next());
     [NO_FAULT].into_iter().chain(names).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! The table in `docs/faults.md`: what must come of every question when a guest is broken.
+//! Tables in `docs/`: what must come of every question when a guest is broken.
 //!
 //! A row is of one fault on the kernels that it names; where kernels differ, each has a row. A cell is a
 //! word, or several with `or` between them where it may honestly be more than one.
@@ -26,10 +26,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Finds the table in a text.
+    /// Finds the first table in a text.
     pub(crate) fn read(text: &str) -> Self {
+        Self::read_below("", text)
+    }
+
+    /// Finds the first table below a line.
+    pub(crate) fn read_below(line: &str, text: &str) -> Self {
+        let line = text.find(line).unwrap_or_else(|| panic!("a line `{line}`"));
         let head = format!("| {FAULT} ");
-        let begin = text.find(&head).expect("a line of headings");
+        let begin = line + text[line..].find(&head).expect("a line of headings");
         let end = begin + text[begin..].find("\n\n").map_or(text.len() - begin, |at| at + 1);
         let mut lines = text[begin..end].lines().map(cells);
         let columns: Vec<String> = lines.next().unwrap().into_iter().skip(2).collect();
@@ -64,6 +70,17 @@ impl Table {
     pub(crate) fn row(&self, fault: &str, kernel: &str) -> Option<&Row> {
         let of_it = self.rows.iter().find(|(its, on, _)| its == fault && on == kernel);
         of_it.map(|(_, _, row)| row)
+    }
+
+    /// What was heard otherwise than it must be, a line each.
+    pub(crate) fn wrong(&self, fault: &str, kernel: &str, heard: &Row) -> Vec<String> {
+        let row = self.row(fault, kernel);
+        let differs = |(column, words): (&String, &String)| {
+            let expected = row.and_then(|row| row.get(column)).map_or("", String::as_str);
+            (!allows(expected, words))
+                .then(|| format!("{fault} on {kernel}, {column}: `{words}`, expected `{expected}`"))
+        };
+        heard.iter().filter_map(differs).collect()
     }
 
     /// Takes what was heard where it is not what may be heard.
@@ -111,16 +128,16 @@ fn cells(line: &str) -> Vec<String> {
     line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
 }
 
-/// Puts words of which any may be heard into a cell.
+/// Puts words of which any may be heard into a cell; each may be such a cell itself.
 pub(crate) fn any_of(words: &[String]) -> String {
-    let mut words = words.to_vec();
+    let mut words: Vec<&str> = words.iter().flat_map(|words| words.split(OR)).collect();
     words.sort();
     words.dedup();
     words.join(OR)
 }
 
 /// Whether a cell lets all of these words be heard.
-pub(crate) fn allows(expected: &str, heard: &str) -> bool {
+fn allows(expected: &str, heard: &str) -> bool {
     heard.split(OR).all(|word| expected.split(OR).any(|may| may == word))
 }
 
