@@ -8,16 +8,19 @@
 //!   held                       all that changes is looked at, at one moment
 //! ```
 //!
+//! Not where a disk completes nothing: QEMU ends what it has in flight before it stops a guest, and answers
+//! nobody until then.
+//!
 //! What the CPUs did between the first look and the last tells a dead one from a busy one, as it does for
 //! a guest that is read while it runs.
 
-use super::memory;
-use super::{Capture, Target, millis};
+use super::{Capture, Target, memory, millis, monitor};
 use crate::base::chain::Chain;
 use crate::base::limits;
 use crate::base::step::Step;
 use crate::base::time::{Clock, Instant as Moment};
 use crate::evidence::memory::Memory;
+use crate::evidence::qmp::{Qmp, Replies};
 use crate::evidence::report::Outcome;
 use crate::hypervisor::debugger::{Debugger, DebuggerError, put_back as let_go};
 use crate::kernel::look::{Outside, look};
@@ -38,6 +41,9 @@ const SLICE: Duration = Duration::from_millis(250);
 
 /// and for so long it runs in between: what it serves is slowed down to half its pace, and not stopped.
 const REST: Duration = Duration::from_millis(250);
+
+/// Between two looks at the disks: one that completes nothing for so long is not waited for.
+const DISKS: Duration = Duration::from_millis(500);
 
 /// Between the two looks.
 const APART: Duration = Duration::from_secs(1);
@@ -84,6 +90,12 @@ pub(super) async fn read(target: &Target, is_readable: bool, deadline: Instant) 
     let Some(finding) = left.checked_sub(APART + SECOND) else {
         return nothing(Outcome::Skipped, "the capture's budget of time was used up");
     };
+    if let Some(disk) = hanging_disk(qmp).await {
+        let reason = format!(
+            "the disk `{disk}` completes nothing: its hypervisor would wait for it before it stops the guest"
+        );
+        return nothing(Outcome::Skipped, &reason);
+    }
     let mut capture = match look_twice(qmp.clone(), note.clone(), finding).await {
         Ok(Looked { memory, stood }) => brought(memory, &stood),
         Err(error) => nothing(outcome(&error), &Chain(&error).to_string()),
@@ -103,6 +115,24 @@ pub(super) async fn put_back(target: &Target) {
 
 fn note(target: &Target) -> Option<PathBuf> {
     target.undo.as_ref().map(|path| path.with_extension("held"))
+}
+
+/// A disk that has completed none of its requests between two looks.
+async fn hanging_disk(qmp: &Path) -> Option<String> {
+    let mut replies = monitor::look(qmp).await;
+    tokio::time::sleep(DISKS).await;
+    replies.extend(monitor::look(qmp).await);
+    hanging(&Qmp::read(&Replies(replies).to_bytes())?)
+}
+
+fn hanging(qmp: &Qmp) -> Option<String> {
+    let mut disks = qmp.disks.iter().filter(|(_, looks)| {
+        let last = looks.split_last();
+        last.is_some_and(|(last, earlier)| {
+            earlier.iter().any(|earlier| last.stalled_since(earlier).is_some())
+        })
+    });
+    disks.next().map(|(name, _)| name.clone())
 }
 
 async fn look_twice(qmp: PathBuf, note: PathBuf, finding: Duration) -> Result<Looked, Error> {
@@ -226,5 +256,57 @@ fn outcome(error: &Error) -> Outcome {
         Error::Debugger(DebuggerError::Start(_) | DebuggerError::Gone(_))
         | Error::Open(_)
         | Error::Broken => Outcome::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::consent::Consent;
+    use crate::capture::{Budget, capture};
+    use crate::evidence::qmp::disks::Disk;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_guest_whose_disk_hangs_is_not_stopped() {
+        let told = |in_flight, ended| {
+            let idle = Some(Duration::from_secs(ended));
+            let disk = |idle| Disk { in_flight: Some(in_flight), idle, ..Disk::default() };
+            let looks = vec![disk(Some(Duration::ZERO)), Disk { ended, ..disk(idle) }];
+            hanging(&Qmp { disks: BTreeMap::from([("vda".to_owned(), looks)]), ..Qmp::default() })
+        };
+        assert_eq!(told(2, 0), Some("vda".to_owned()));
+        assert_eq!((told(0, 0), told(2, 1)), (None, None));
+        assert_eq!(hanging(&Qmp::default()), None);
+    }
+
+    #[tokio::test]
+    async fn why_a_guest_was_not_stopped_is_told() {
+        let told = async |target: &Target, seconds| {
+            let budget = Budget { time: Duration::from_secs(seconds), bytes: 1 << 20 };
+            let captured = capture(target, &[Step::Debugger], Vec::new(), budget, &|_| {}).await;
+            let [step] = &captured.steps[..] else { panic!("{:?}", captured.steps) };
+            assert_eq!((&step.name[..], captured.artifacts.len()), ("debugger", 0));
+            format!("{}: {}", step.outcome, step.reason)
+        };
+        let place = tempfile::tempdir().unwrap();
+        let none = Target { consent: Consent::Pause, ..Target::default() };
+        let nowhere = Target { qmp: Some("/nowhere/qmp".into()), ..none.clone() };
+        let noted = Target { undo: Some(place.path().join("undo/app")), ..nowhere.clone() };
+        let input = Target { consent: Consent::Input, ..noted.clone() };
+        let all = [
+            told(&input, 60).await,
+            told(&none, 60).await,
+            told(&nowhere, 60).await,
+            told(&noted, 4).await,
+        ];
+        insta::assert_snapshot!(all.join("\n"), @"
+        skipped: needs the consent `pause`
+        skipped: the binding names no `qmp` socket
+        skipped: there is no place for a note of what has to be put back
+        skipped: the capture's budget of time was used up
+        ");
+        let readable = read(&noted, true, Instant::now() + Duration::from_secs(60)).await;
+        assert_eq!(readable.steps[0].reason, "the guest's memory can be read while it runs");
     }
 }

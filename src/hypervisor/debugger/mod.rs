@@ -24,17 +24,33 @@ mod wire;
 pub use held::{Debugger, DebuggerError};
 pub use holder::hold_for_stdin;
 
-use note::Noted;
+use note::{Left, Noted};
 use resume::{Fate, run_again};
 use std::path::Path;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// How long it is tried to let a guest go that a holder has left.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Lets a guest go that was left stopped by a holder that was killed.
+/// Between two looks at whether a holder still lives: one that was killed may take its time to die.
+const APART: Duration = Duration::from_millis(20);
+
+/// Lets a guest go that was left stopped by a holder that was killed. One that lives is waited for: it lets
+/// the guest go by itself, or is about to die.
 pub async fn put_back(note: &Path) {
-    let Some(noted) = Noted::left(note) else { return };
+    let until = Instant::now() + holder::PATIENCE + PATIENCE;
+    let noted = loop {
+        match Noted::left(note) {
+            Left::Nothing => return,
+            Left::Note(noted) => break noted,
+            Left::Locked if Instant::now() >= until => {
+                tracing::warn!(note = %note.display(), "a guest stays held by another process of ours");
+                return;
+            }
+            Left::Locked => sleep(APART).await,
+        }
+    };
     match run_again(&noted.note, false, PATIENCE).await {
         Fate::Runs => {
             tracing::info!("a guest was let go that an earlier debugger left");

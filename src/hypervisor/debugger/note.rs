@@ -33,6 +33,15 @@ pub(super) struct Noted {
     file: File,
 }
 
+/// What is found of a note.
+#[derive(Debug)]
+pub(super) enum Left {
+    Nothing,
+    Note(Noted),
+    /// Its writer lives and sees to the guest, or is still about to die.
+    Locked,
+}
+
 impl Note {
     /// Of the guest of this process; nothing if there is none.
     pub(super) fn new(pid: u32, qmp: &Path, stub: PathBuf, is_ours: bool) -> Option<Self> {
@@ -61,21 +70,23 @@ impl Noted {
     }
 
     /// What somebody left who was killed.
-    pub(super) fn left(path: &Path) -> Option<Self> {
-        let mut file = File::options().read(true).write(true).open(path).ok()?;
+    pub(super) fn left(path: &Path) -> Left {
+        let Ok(mut file) = File::options().read(true).write(true).open(path) else {
+            return Left::Nothing;
+        };
         match file.try_lock() {
             Ok(()) => {}
-            // Whoever holds it sees to the guest.
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return None,
+            Err(TryLockError::WouldBlock) => return Left::Locked,
+            Err(TryLockError::Error(_)) => return Left::Nothing,
         }
         let mut text = Vec::new();
-        file.read_to_end(&mut text).ok()?;
+        file.read_to_end(&mut text).ok();
         match serde_json::from_slice(&text) {
-            Ok(note) => Some(Self { note, path: path.to_owned(), file }),
+            Ok(note) => Left::Note(Self { note, path: path.to_owned(), file }),
             Err(_) => {
                 // It was not written to its end, so nothing was done.
                 forget(path, &file);
-                None
+                Left::Nothing
             }
         }
     }
@@ -103,17 +114,17 @@ mod tests {
         let path = place.path().join("undo/app.stop");
         let note = Note::new(std::process::id(), Path::new("qmp"), "gdb".into(), true).unwrap();
         assert!(!note.is_void() && Note { started: note.started + 1, ..note.clone() }.is_void());
-        assert!(Noted::left(&path).is_none());
+        assert!(matches!(Noted::left(&path), Left::Nothing));
         let noted = Noted::write(&path, note.clone()).unwrap();
-        assert!(Noted::left(&path).is_none(), "its writer lives");
+        assert!(matches!(Noted::left(&path), Left::Locked), "its writer lives");
         drop(noted);
         let busy = Noted::write(&path, note.clone()).unwrap_err();
         assert_eq!(busy.to_string(), "an earlier debugger has not let the guest go yet");
-        let left = Noted::left(&path).unwrap();
+        let Left::Note(left) = Noted::left(&path) else { panic!("its writer is gone") };
         assert_eq!(left.note, note);
         left.forget();
         assert!(!path.exists());
         fs::write(&path, b"{\"pid\":\0").unwrap();
-        assert!(Noted::left(&path).is_none() && !path.exists());
+        assert!(matches!(Noted::left(&path), Left::Nothing) && !path.exists());
     }
 }

@@ -238,8 +238,6 @@ fn a_guest_goes_on_when_the_holder_is_killed() {
     let fake = Fake::new("running");
     let (debugger, kill) = fake.holder();
     debugger.hold().unwrap();
-    run(put_back(&fake.note()));
-    assert_eq!(fake.status(), "paused", "the holder sees to it");
     kill.send(()).unwrap();
     assert_eq!(debugger.read(0, &mut [0; 8]), Err(Fault::Source(std::io::ErrorKind::BrokenPipe)));
     assert_eq!(fake.status(), "paused", "nobody has detached");
@@ -247,6 +245,20 @@ fn a_guest_goes_on_when_the_holder_is_killed() {
     let world = fake.world.lock().unwrap();
     assert_eq!((world.status, world.conts, &world.stub), ("running", 1, &None));
     assert!(!fake.note().exists());
+}
+
+#[test]
+fn a_holder_that_is_slow_to_die_is_waited_for() {
+    let fake = Fake::new("running");
+    let (debugger, kill) = fake.holder();
+    debugger.hold().unwrap();
+    let dying = thread::spawn(move || {
+        sleep(Duration::from_millis(200));
+        kill.send(()).unwrap();
+    });
+    run(put_back(&fake.note()));
+    assert_eq!((fake.status(), fake.world.lock().unwrap().conts), ("running", 1));
+    dying.join().unwrap();
 }
 
 #[test]
