@@ -35,6 +35,11 @@ pub(super) fn last_words(log: &KernelLog) -> Option<&Report> {
     log.reports.iter().find(is_panic)
 }
 
+/// The log of the kernel that is in memory now, and of no earlier one.
+pub(super) fn of_memory(evidence: &Evidence) -> Option<&KernelLog> {
+    evidence.memory.as_ref().filter(|memory| !memory.log.is_empty()).map(|_| &evidence.console)
+}
+
 /// What a kernel gave up for, by its own words.
 pub(super) fn gave_up(log: &KernelLog, report: &Report) -> Finding {
     if report.kind == ReportKind::InitDied {
@@ -206,6 +211,12 @@ pub(super) fn said(source: &str, report: &Report) -> String {
 /// Facts about a panic from other sources than the console.
 fn confirm(evidence: &Evidence, finding: &mut Finding) {
     let facts = finding.facts_for.len();
+    if evidence.qmp.as_ref().is_some_and(|qmp| qmp.status.as_deref() == Some("shutdown")) {
+        finding.facts_for.push(
+            "the hypervisor holds the guest as its kernel left it: its run state is shutdown"
+                .to_owned(),
+        );
+    }
     finding.facts_for.extend(died(evidence));
     finding.facts_for.extend(record::confirms_panic(evidence));
     if evidence.sysrq.silent() {

@@ -6,6 +6,7 @@ use crate::base::step::Action;
 use crate::base::time::Timestamp;
 use crate::evidence::host::Host;
 use crate::evidence::kernel_log::KernelLog;
+use crate::evidence::memory::Memory;
 use crate::evidence::nmi::Nmi;
 use crate::evidence::qmp::{Apic, Cpu, Qmp, Registers};
 use crate::evidence::recorded::bytes;
@@ -186,6 +187,14 @@ fn the_hypervisor_comes_first() {
         let diagnosis = diagnose(&evidence);
         assert_eq!((diagnosis.class, diagnosis.subject.as_str()), (Class::Paused, status));
     }
+    // The console may have the panic of an earlier life; memory has that of this one.
+    evidence.memory = Some(Memory { log: "it is read".to_owned(), ..Memory::default() });
+    let diagnosis = diagnose(&evidence);
+    assert_eq!((diagnosis.class, diagnosis.confidence), (Class::Panic, Confidence::High));
+    let held = "the hypervisor holds the guest as its kernel left it: its run state is shutdown";
+    assert!(diagnosis.facts_for.contains(&held.to_owned()), "{:?}", diagnosis.facts_for);
+    evidence.console = KernelLog::default();
+    assert_eq!(diagnose(&evidence).class, Class::Paused, "it was switched off");
 }
 
 /// A CPU as the hypervisor may show it.

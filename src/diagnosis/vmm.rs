@@ -1,7 +1,7 @@
 //! The hypervisor's process and its run state: what the guest has no part in.
 
 use super::say::quoted;
-use super::{Blame, Class, Confidence, Finding, disk, host};
+use super::{Blame, Class, Confidence, Finding, disk, host, log};
 use crate::evidence::Evidence;
 use crate::evidence::qmp::machine::{Event, What};
 
@@ -41,6 +41,8 @@ pub(super) fn paused(evidence: &Evidence) -> Option<Finding> {
         "debug" => "the guest is stopped by a debugger",
         "io-error" => "the guest is paused, because its disk failed on the host",
         "internal-error" => "the guest is stopped, because the hypervisor failed",
+        // It stands still as its kernel left it, and memory has what that said last.
+        "shutdown" if log::of_memory(evidence).and_then(log::last_words).is_some() => return None,
         "shutdown" => "the guest has shut down",
         "inmigrate" => "the guest is on its way from another host",
         "postmigrate" => "the guest has moved to another host",
