@@ -15,6 +15,8 @@ pub enum Step {
     Memory,
     /// One question to the hypervisor's monitor.
     Qmp(Query),
+    /// What the guest's SysRq lacks for its keys to be answered, set in its memory for so long.
+    LendSysrq,
     /// One press of the guest's magic key.
     Sysrq(Action),
     /// The guest's kernel, read by a debugger while the guest stands still.
@@ -82,7 +84,7 @@ impl Step {
         match self {
             Self::Console | Self::Records => Consent::Observe,
             Self::Host | Self::Memory | Self::Qmp(_) => Consent::Query,
-            Self::Sysrq(_) => Consent::Input,
+            Self::LendSysrq | Self::Sysrq(_) => Consent::Input,
             Self::Debugger | Self::Dump => Consent::Pause,
             Self::Nmi => Consent::Nmi,
         }
@@ -97,6 +99,7 @@ impl Step {
             Self::Records => "records".to_owned(),
             Self::Memory => "memory".to_owned(),
             Self::Qmp(query) => format!("qmp {}", query.word()),
+            Self::LendSysrq => "lend-sysrq".to_owned(),
             Self::Sysrq(action) => format!("sysrq {}", action.word()),
             Self::Debugger => "debugger".to_owned(),
             Self::Dump => "dump".to_owned(),

@@ -106,6 +106,7 @@ pub async fn put_back(target: &Target) {
     // What we have stopped is let go, whatever has become of the consent meanwhile.
     debugger::put_back(target).await;
     if target.consent >= Consent::Input {
+        memory::put_back(target).await;
         sysrq::put_back(target).await;
     }
 }
@@ -162,7 +163,14 @@ pub async fn capture(
     }
     let actions: Vec<Action> = permitted.iter().filter_map(|step| action(*step)).collect();
     if !actions.is_empty() {
-        capture.take(sysrq::press(target, &actions, &capture.artifacts, deadline, &meter).await);
+        let known = sysrq::Known::of(&capture.artifacts);
+        let lent = match permitted.contains(&Step::LendSysrq) {
+            true => memory::lend(target, known.wants_a_loan()).await,
+            false => memory::Lent::NOTHING,
+        };
+        let known = if lent.is_out() { sysrq::Known::LENT } else { known };
+        capture.take(sysrq::press(target, &actions, known, deadline, &meter).await);
+        capture.steps.extend(lent.end(target).await);
     }
     if permitted.contains(&Step::Debugger) {
         meter.begin("debugger");
@@ -228,6 +236,7 @@ fn query(step: Step) -> Option<Query> {
         | Step::Console
         | Step::Records
         | Step::Memory
+        | Step::LendSysrq
         | Step::Sysrq(_)
         | Step::Debugger
         | Step::Dump
@@ -243,6 +252,7 @@ fn action(step: Step) -> Option<Action> {
         | Step::Records
         | Step::Memory
         | Step::Qmp(_)
+        | Step::LendSysrq
         | Step::Debugger
         | Step::Dump
         | Step::Nmi => None,

@@ -1,7 +1,7 @@
 //! What has to be put back in a guest, remembered on disk while it is changed.
 //!
-//! Only one thing that a capture changes outlives it: the log level of the guest's console, raised so
-//! that a dump is seen. It is noted before it is raised and forgotten when it is put back, so an agent
+//! What a capture changes and might outlive it: the log level of the guest's console, raised so that a
+//! dump is seen, and what its SysRq was lent ([`super::memory`]). It is noted before it is raised and forgotten when it is put back, so an agent
 //! that is killed in between finds the note when it starts again. A note of another run of the app is
 //! void: a kernel that booted anew has its own level.
 
@@ -30,12 +30,7 @@ impl Undo {
 
     /// Remembers it, over a loss of power.
     pub(super) fn note(&self, path: &Path) -> io::Result<()> {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
-        let mut file = File::create(path)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        File::open(directory)?.sync_all()
+        note(path, self)
     }
 
     /// What was noted of the guest as it runs now. Anything else is forgotten.
@@ -47,6 +42,16 @@ impl Undo {
         }
         ours
     }
+}
+
+/// Remembers anything of a guest, over a loss of power.
+pub(super) fn note(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let mut file = File::create(path)?;
+    file.write_all(&serde_json::to_vec(what)?)?;
+    file.sync_all()?;
+    File::open(directory)?.sync_all()
 }
 
 /// It was put back.

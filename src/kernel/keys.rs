@@ -14,6 +14,40 @@ pub(super) struct Keys {
     pub(super) console_level: Option<u8>,
 }
 
+/// A word of the kernel's own, and where it is in RAM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Knob {
+    /// Its physical address.
+    pub at: u64,
+    /// What it is.
+    pub value: u32,
+}
+
+/// The words that SysRq and the console heed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Knobs {
+    /// What SysRq may do: see [`crate::evidence::memory::Memory::sysrq_mask`].
+    pub mask: Knob,
+    /// How much the console shows.
+    pub level: Knob,
+}
+
+impl Knobs {
+    /// Finds them; nothing where the kernel does not name them, or they are not what they should be.
+    #[must_use]
+    pub fn find(kernel: &Kernel<'_>) -> Option<Self> {
+        let image = kernel.space.image();
+        let knob = |name| {
+            let at = kernel.symbols.maybe(name)?;
+            let is_word = image.at.contains(&at) && at % 4 == 0;
+            let value = kernel.space.u32(at).ok()?;
+            is_word.then_some(Knob { at: at.wrapping_add(image.to_physical), value })
+        };
+        let (mask, level) = (knob("sysrq_enabled")?, knob("console_printk")?);
+        (level.value < LEVELS).then_some(Self { mask, level })
+    }
+}
+
 impl Keys {
     /// Reads what can be read.
     pub(super) fn read(kernel: &Kernel<'_>) -> Self {

@@ -35,6 +35,7 @@ mod walk;
 mod x86_64;
 
 pub use cpus::{Cpu, Sample};
+pub use keys::{Knob, Knobs};
 pub use open::{Kernel, OpenError};
 pub use symbols::SymbolsError;
 pub use types::TypesError;

@@ -201,7 +201,7 @@ fn agent() -> Value {
 fn steps() -> Vec<Value> {
     let words = |words: Vec<&str>| json!({ "type": "array", "items": { "enum": words } });
     vec![
-        json!({ "enum": ["host", "console", "records", "memory", "debugger", "dump", "nmi"] }),
+        json!({ "enum": ["host", "console", "records", "memory", "lend-sysrq", "debugger", "dump", "nmi"] }),
         only("qmp", words(Query::ALL.map(Query::word).to_vec())),
         only("sysrq", words(Action::ALL.map(Action::word).to_vec())),
     ]

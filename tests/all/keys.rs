@@ -75,3 +75,44 @@ fn a_console_that_is_only_logged_answers_the_machines_keyboard() {
     assert!(said.contains("put back to 4"), "{said}");
     assert_eq!(level(&guest), "4");
 }
+
+/// Asks for keys that the mask of a stock guest forbids, where no shell is known.
+const LENT: &str = "scenario: lent
+period: 1s
+timeout: 1s
+probe:
+  - log: { never: [never to be seen] }
+diagnose:
+  - memory
+  - lend-sysrq
+  - sysrq: [task-states]
+";
+
+#[test]
+fn what_sysrq_lacks_is_lent_and_put_back_even_by_the_next_agent() {
+    let guest = Guest::up("lent", &["--quiet", "--memory", "256"]);
+    let place = Place::new(&guest);
+    let binding = place.binding(&guest);
+    let (before, _) = binding.split_once("linux-console").unwrap();
+    place.write_agent_config(&format!("{before}lent]\n"));
+    place.write_scenario("lent", LENT);
+    let words = || guest.sh("cat /proc/sys/kernel/sysrq; cut -f 1 /proc/sys/kernel/printk");
+    assert_eq!(words(), "438\n4\n");
+    let said = capture(&place);
+    assert!(said.contains("sysrq task-states                  done"), "{said}");
+    let lent = "the guest's SysRq mask was 438 and its console's level 4: 1 and 8 were lent, and both \
+                are back";
+    assert!(said.contains(lent), "{said}");
+    assert_eq!(words(), "438\n4\n");
+
+    let capturing = place.begin(&["capture", "--config", "agent.yaml", "web"]);
+    eventually("it is lent", 20, || (words() == "1\n8\n").then_some(()));
+    capturing.kill();
+    let agent = place.agent();
+    eventually("it is put back", 20, || (words() == "438\n4\n").then_some(()));
+    let note = place.path("state/undo");
+    eventually("the note is gone", 5, || {
+        std::fs::read_dir(&note).unwrap().next().is_none().then_some(())
+    });
+    drop(agent);
+}

@@ -157,22 +157,22 @@ impl Gaze {
 }
 
 /// What the monitor said of a guest.
-enum Whereabouts {
+pub(super) enum Whereabouts {
     Told { pid: u32, placed: Vec<Placed>, registers: Vec<(u32, Registers)> },
     Unasked { pid: u32, why: String },
 }
 
 /// What the monitor said, as evidence.
 #[derive(Default)]
-struct Asked {
+pub(super) struct Asked {
     replies: Replies,
     /// Whether the guest was seen not to run.
-    is_paused: bool,
+    pub(super) is_paused: bool,
 }
 
 impl Asked {
     /// Where the RAM is, and the registers.
-    async fn whereabouts(
+    pub(super) async fn whereabouts(
         &mut self,
         path: &Path,
         pid: Option<u32>,

@@ -6,9 +6,11 @@
 
 mod gaze;
 mod learnt;
+mod loan;
 mod reader;
 
 pub use gaze::{Gaze, GazeError, Guest, Seen};
+pub(super) use loan::{Lent, lend, put_back};
 
 use super::{Capture, Target, millis, report};
 use crate::base::chain::Chain;

@@ -11,15 +11,18 @@ const SHOWS_DUMPS: u8 = 7;
 
 /// What is known; nothing, if memory was not read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Known {
+pub(in crate::capture) struct Known {
     mask: Option<u32>,
     /// The log level of the console.
     pub(super) level: Option<u8>,
 }
 
 impl Known {
+    /// Of a guest that was lent what it lacks.
+    pub(in crate::capture) const LENT: Self = Self { mask: Some(1), level: Some(8) };
+
     /// What a capture brought so far tells.
-    pub(super) fn of(artifacts: &[Artifact]) -> Self {
+    pub(in crate::capture) fn of(artifacts: &[Artifact]) -> Self {
         let memory = artifacts.iter().find(|artifact| artifact.kind == Kind::Memory);
         let memory = memory.and_then(|artifact| Memory::read(&artifact.data)).unwrap_or_default();
         Self { mask: memory.sysrq_mask, level: memory.console_level }
@@ -46,6 +49,11 @@ impl Known {
         let permits = self.mask.is_some() && self.forbids().is_none();
         permits && self.level.is_some_and(|level| level < SHOWS_DUMPS)
     }
+
+    /// Whether no dump would be seen as it is; nothing where that is not known.
+    pub(in crate::capture) fn wants_a_loan(self) -> Option<bool> {
+        self.mask.map(|_| self.forbids().is_some() || self.hides_dumps())
+    }
 }
 
 #[cfg(test)]
@@ -68,6 +76,11 @@ mod tests {
         for mask in [1, 8, 0x1ff] {
             assert_eq!(known(Some(mask), None).forbids(), None, "{mask}");
         }
+        let wants = |mask, level| known(mask, level).wants_a_loan();
+        assert_eq!([wants(Some(438), Some(7)), wants(Some(1), Some(4))], [Some(true); 2]);
+        assert_eq!((wants(Some(1), Some(7)), wants(None, Some(4))), (Some(false), None));
+        assert_eq!(Known::LENT.wants_a_loan(), Some(false));
+        assert!(Known::LENT.shows_dumps());
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod keyboard;
 mod known;
 mod route;
 
+pub(super) use known::Known;
 pub use route::Route;
 
 use super::no::No;
@@ -45,7 +46,6 @@ use crate::hypervisor::qmp::{ConnectError, Monitor};
 use crate::transport::console::Error;
 use crate::transport::guest_agent::Error as AgentError;
 use keyboard::Keyboard;
-use known::Known;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -60,12 +60,12 @@ const QUIET_LEVEL: u8 = 4;
 /// Putting the level back takes a route and a key; a guest that answers neither died meanwhile.
 const PUT_BACK: Duration = Duration::from_secs(5);
 
-/// Presses all `actions` and collects the answers. `before` is what was collected so far: of a guest
-/// whose memory was read is known what its kernel lets a key do.
+/// Presses all `actions` and collects the answers. Of a guest whose memory was read is `known` what its
+/// kernel lets a key do.
 pub(super) async fn press(
     target: &Target,
     actions: &[Action],
-    before: &[Artifact],
+    known: Known,
     deadline: Instant,
     meter: &Meter<'_>,
 ) -> Capture {
@@ -76,7 +76,6 @@ pub(super) async fn press(
     };
     let mut capture = match Keyboard::open(target, device).await {
         Ok(keyboard) => {
-            let known = Known::of(before);
             let shown = known.shows_dumps();
             let session =
                 Session { keyboard, target, meter, known, root_shell: None, raised: None, shown };

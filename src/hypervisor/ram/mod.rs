@@ -89,7 +89,32 @@ impl Ram {
     ///
     /// When the process cannot be read, or has nothing there.
     pub fn of_process(pid: u32, placed: &[Placed]) -> Result<Self, RamError> {
-        let process = Process::open(pid)?;
+        Self::placed(Process::open(pid, false)?, placed)
+    }
+
+    /// The same, for whoever lends the guest something: it can be written as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ram::of_process`].
+    pub fn of_process_to_lend(pid: u32, placed: &[Placed]) -> Result<Self, RamError> {
+        Self::placed(Process::open(pid, true)?, placed)
+    }
+
+    /// Sets a word of a guest that lends itself to it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no RAM, or it was not opened for that.
+    pub fn set(&self, at: u64, word: u32) -> Result<(), Fault> {
+        let piece = self.piece(at).filter(|piece| piece.guest.end - at >= 4);
+        let piece = piece.ok_or(Fault::NoRam(at))?;
+        let offset = piece.offset + (at - piece.guest.start);
+        let set = piece.file.write_all_at(&word.to_le_bytes(), offset);
+        set.map_err(|error| Fault::Source(error.kind()))
+    }
+
+    fn placed(process: Process, placed: &[Placed]) -> Result<Self, RamError> {
         let mut pieces = Vec::new();
         for place in placed {
             pieces.extend(process.pieces(place)?);
@@ -104,7 +129,7 @@ impl Ram {
     ///
     /// When the process cannot be read, or has nothing that looks like RAM.
     pub fn guesses(pid: u32) -> Result<Vec<Self>, RamError> {
-        let process = Process::open(pid)?;
+        let process = Process::open(pid, false)?;
         let largest = maps::largest(&process.mappings).ok_or(RamError::NoRam { pid })?;
         let guesses = maps::layouts(largest).into_iter().map(|placed| {
             let pieces: Result<Vec<Vec<Piece>>, RamError> =
@@ -157,20 +182,22 @@ impl Memory for Ram {
 /// A process whose memory is open.
 struct Process {
     pid: u32,
+    is_writable: bool,
     memory: Rc<File>,
     mappings: Vec<Mapping>,
 }
 
 impl Process {
-    fn open(pid: u32) -> Result<Self, RamError> {
+    fn open(pid: u32, is_writable: bool) -> Result<Self, RamError> {
         let at = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| RamError::Process { path, source }
         };
         let maps = fs::read_to_string(at("maps")).map_err(failed(&at("maps")))?;
-        let memory = File::open(at("mem")).map_err(failed(&at("mem")))?;
-        Ok(Self { pid, memory: Rc::new(memory), mappings: maps::read(&maps) })
+        let memory = File::options().read(true).write(is_writable).open(at("mem"));
+        let memory = Rc::new(memory.map_err(failed(&at("mem")))?);
+        Ok(Self { pid, is_writable, memory, mappings: maps::read(&maps) })
     }
 
     /// A place may span mappings: a kernel splits them where their flags differ.
@@ -200,7 +227,8 @@ impl Process {
                 && fs::read_link(path).is_ok_and(|target| target == Path::new(&mapping.name))
         };
         let mut files = descriptors.flatten().map(|entry| entry.path()).filter(is_it);
-        let opened = files.find_map(|path| File::open(path).ok());
+        let open = |path| File::options().read(true).write(self.is_writable).open(path);
+        let opened = files.find_map(|path| open(path).ok());
         let gone = || RamError::FileGone { pid: self.pid, file: mapping.name.clone() };
         opened.map(Rc::new).ok_or_else(gone)
     }
@@ -237,6 +265,25 @@ mod tests {
         assert_eq!(read(0x1006, 4), Err(Fault::NoRam(0x1008)));
         assert_eq!(read(0x5010, 8), Err(Fault::Source(io::ErrorKind::UnexpectedEof)));
         assert_eq!(ram.ranges(), [0x1000..0x1004, 0x1004..0x1008, 0x3000..0x3004, 0x5000..0x6000]);
+    }
+
+    #[test]
+    fn a_word_is_set_only_where_ram_is_open_for_it() {
+        let words = vec![7_u32; 1024];
+        let host = words.as_ptr().addr() as u64;
+        let placed = [Placed { guest: 0x1000..0x1000 + 4096, host }];
+        let read = |ram: &Ram, at| {
+            let mut word = [0; 4];
+            ram.read(at, &mut word).map(|()| u32::from_le_bytes(word))
+        };
+        let ram = Ram::of_process(std::process::id(), &placed).unwrap();
+        assert!(matches!(ram.set(0x1008, 9), Err(Fault::Source(_))));
+        let ram = Ram::of_process_to_lend(std::process::id(), &placed).unwrap();
+        assert_eq!((ram.set(0x1008, 9), read(&ram, 0x1008)), (Ok(()), Ok(9)));
+        assert_eq!((read(&ram, 0x1004), read(&ram, 0x100c)), (Ok(7), Ok(7)));
+        assert_eq!(ram.set(0x1ffe, 9), Err(Fault::NoRam(0x1ffe)));
+        assert_eq!(ram.set(0x2000, 9), Err(Fault::NoRam(0x2000)));
+        assert_eq!(std::hint::black_box(&words)[2], 9);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
                 ("console", Step::Console),
                 ("records", Step::Records),
                 ("memory", Step::Memory),
+                ("lend-sysrq", Step::LendSysrq),
                 ("debugger", Step::Debugger),
                 ("dump", Step::Dump),
                 ("nmi", Step::Nmi),
@@ -36,8 +37,8 @@ fn read_step(node: &Node, notes: &Notes) -> Option<Vec<Step>> {
             }
         },
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) => {
-            const STEPS: &str = "`host`, `console`, `records`, `memory`, `qmp: [..]`, `sysrq: [..]`, \
-                                 `debugger`, `dump` or `nmi`";
+            const STEPS: &str = "`host`, `console`, `records`, `memory`, `qmp: [..]`, `lend-sysrq`, \
+                                 `sysrq: [..]`, `debugger`, `dump` or `nmi`";
             notes.expected(node, STEPS);
             None
         }
