@@ -77,7 +77,6 @@ type Stamp = (u64, u64, u64, i64, i64);
 impl Lender {
     pub(super) fn new(
         config: &Config,
-        kept: Option<Kept>,
         desk: Arc<Desk>,
         report: watch::Receiver<Report>,
     ) -> (Self, Lending) {
@@ -85,6 +84,7 @@ impl Lender {
         let (lending, lent) = watch::channel(Lent::default());
         let (telling, told) = watch::channel(Vec::new());
         let loans = Loans { lent: lending, checked: BTreeMap::new() };
+        let kept = desk.kept.clone();
         let lender = Self { kept, on_request, desk, report, told: telling, loans };
         (lender, Lending { lent, told })
     }

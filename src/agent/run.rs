@@ -17,7 +17,6 @@ use crate::base::limits;
 use crate::base::time::Clock;
 use crate::binding;
 use crate::pb::v1;
-use crate::spool::kept::{Kept, Quota};
 use crate::spool::{self, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Counters, Registry};
@@ -100,7 +99,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         identity::load(&config.certificate, &config.key)?;
     let state = |source| Error::State { path: config.state.clone(), source };
     std::fs::create_dir_all(&config.state).map_err(state)?;
-    let (spool, kept) = (open_spool(&config)?, open_kept(&config));
+    let spool = open_spool(&config)?;
     let (changed, changes) = channel::channel(());
     let desk = Arc::new(Desk::open(&config, signer, Arc::clone(&spool), changed));
     let health = desk.health.clone();
@@ -113,7 +112,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
     let (telling, status) = channel::channel(Vec::new());
     let (bindings, words) = channel::channel(upload::Bindings::default());
     let (reporting, report) = channel::channel(Report::default());
-    let (lender, lending) = Lender::new(&config, kept, Arc::clone(&desk), report.clone());
+    let (lender, lending) = Lender::new(&config, Arc::clone(&desk), report.clone());
     let orders = assignment::authority(&config)?.map(|authority| {
         let assignment = Assignment::open(&config, authority, health.clone(), reporting);
         Orders { assignment, words }
@@ -183,19 +182,6 @@ fn open_spool(config: &Config) -> Result<Arc<Mutex<Spool>>, Error> {
         tracing::info!(parcels = report.parcels, bytes = report.bytes, "evidence waits to be sent");
     }
     Ok(Arc::new(Mutex::new(spool)))
-}
-
-/// Without its dumps the device does all else.
-fn open_kept(config: &Config) -> Option<Kept> {
-    let path = config.state.join("dumps");
-    let quota = Quota { bytes: None, dumps: limits::KEPT_DUMPS };
-    match Kept::open(&path, quota, limits::DISK_FREE_PERCENT) {
-        Ok(kept) => Some(kept),
-        Err(error) => {
-            tracing::error!(%error, "no dump is lent: the directory {} fails", path.display());
-            None
-        }
-    }
 }
 
 fn board(registry: &mut Registry) -> Board {
