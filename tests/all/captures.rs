@@ -352,7 +352,9 @@ fn try_each(combinations: &[Combination<'_>], saved: bool, heard: &Mutex<Heard>)
             scope.spawn(move || {
                 loop {
                     let Some(next) = queue.lock().unwrap().next() else { return };
-                    let row = next.heard_apart(&format!("cap-{worker}"), saved);
+                    // The long proof and the few may run at the same time.
+                    let name = format!("cap-{}{worker}", if saved { "" } else { "few-" });
+                    let row = next.heard_apart(&name, saved);
                     heard.lock().unwrap().take(next, row);
                 }
             });
