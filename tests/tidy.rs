@@ -178,7 +178,7 @@ impl Source {
     fn is_test(&self) -> bool {
         self.path.components().any(|part| {
             let name = Path::new(part.as_os_str()).file_stem();
-            name.is_some_and(|name| name == "tests" || name == "faulty")
+            name.is_some_and(|name| ["tests", "faulty", "fake"].iter().any(|test| name == *test))
         })
     }
 
