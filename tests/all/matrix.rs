@@ -1,6 +1,6 @@
 //! Every fault of the lab against every question of the shipped scenarios, on both kernels.
 //!
-//! What must come of it stands in `docs/faults.md` and nowhere else. `hack/test` tries a few rows,
+//! What must come of it stands in `docs/faults.md` and nowhere else. `hack/test` tries one row,
 //! `hack/matrix` all of them.
 //!
 //! A guest has everything that the scenarios ask about. Every question has a watch of its own, as in the
@@ -328,12 +328,10 @@ fn expected() -> Table {
 }
 
 #[test]
-fn a_few_faults_are_seen_as_the_table_says() {
-    let table = expected();
-    for (fault, kernel) in [("userspace-stopped", "6.12"), ("net-down", "6.1")] {
-        let wrong = table.wrong(fault, kernel, &heard_apart(fault, kernel).unwrap());
-        assert_eq!(wrong, [""; 0], "see the lines above");
-    }
+fn a_fault_is_seen_as_the_table_says() {
+    let (fault, kernel) = ("net-down", "6.1");
+    let wrong = expected().wrong(fault, kernel, &heard_apart(fault, kernel).unwrap());
+    assert_eq!(wrong, [""; 0], "see the lines above");
 }
 
 /// The long proof, which `hack/matrix` asks for by LIFESIGN_MATRIX: faults, or nothing for all of them.
