@@ -5,7 +5,7 @@
 //! that is killed in between finds the note when it starts again. A note of another run of the app is
 //! void: a kernel that booted anew has its own level.
 
-use crate::hypervisor::process::started;
+use crate::hypervisor::process::Run;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,16 +16,15 @@ use std::path::Path;
 pub(super) struct Undo {
     /// The log level of the console.
     pub(super) level: u8,
-    /// In this process of the hypervisor,
-    pid: u32,
-    /// which was started then.
-    started: u64,
+    /// In the guest of this hypervisor.
+    #[serde(flatten)]
+    run: Run,
 }
 
 impl Undo {
     /// Of the guest of this process; nothing if there is none.
     pub(super) fn new(level: u8, pid: u32) -> Option<Self> {
-        Some(Self { level, pid, started: started(pid)? })
+        Some(Self { level, run: Run::of(pid)? })
     }
 
     /// Remembers it, over a loss of power.
@@ -36,7 +35,7 @@ impl Undo {
     /// What was noted of the guest as it runs now. Anything else is forgotten.
     pub(super) fn read(path: &Path) -> Option<Self> {
         let undo: Option<Self> = serde_json::from_slice(&fs::read(path).ok()?).ok();
-        let ours = undo.filter(|undo| started(undo.pid) == Some(undo.started) && undo.level <= 9);
+        let ours = undo.filter(|undo| undo.run.lasts() && undo.level <= 9);
         if ours.is_none() {
             forget(path);
         }
@@ -75,7 +74,7 @@ mod tests {
         assert_eq!(Undo::read(&path), None);
         undo.note(&path).unwrap();
         assert_eq!(Undo::read(&path), Some(undo));
-        Undo { started: undo.started + 1, ..undo }.note(&path).unwrap();
+        Undo { run: undo.run.later(), ..undo }.note(&path).unwrap();
         assert_eq!(Undo::read(&path), None);
         assert!(!path.exists());
         fs::write(&path, b"{\"level\":\0").unwrap();

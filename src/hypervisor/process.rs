@@ -1,6 +1,7 @@
 //! The hypervisor's process, as far as its life and death go.
 
 use super::stores::Stores;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,36 @@ pub fn state(pid: u32) -> Option<char> {
     state_of(&stat)
 }
 
-/// When a process was started, in ticks after boot: tells it from a later one of the same number.
-#[must_use]
-pub fn started(pid: u32) -> Option<u64> {
+/// One life of a process, told from a later one of the same number.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Run {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in ticks after boot.
+    started: u64,
+}
+
+impl Run {
+    /// Of the process that has this number now; nothing if there is none.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, started: started(pid)? })
+    }
+
+    /// Whether it lives still.
+    #[must_use]
+    pub fn lasts(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Of a process that was given the same number.
+    #[cfg(test)]
+    pub(crate) fn later(self) -> Self {
+        Self { started: self.started + 1, ..self }
+    }
+}
+
+fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
     named(&stat)?.1.split_whitespace().nth(19)?.parse().ok()
 }

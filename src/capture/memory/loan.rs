@@ -17,7 +17,7 @@ use crate::base::chain::Chain;
 use crate::base::step::Step;
 use crate::capture::{Target, report, undo};
 use crate::evidence::report::{Outcome, StepReport};
-use crate::hypervisor::process::started;
+use crate::hypervisor::process::Run;
 use crate::hypervisor::ram::{Placed, Ram, RamError};
 use crate::kernel::machine::Registers;
 use crate::kernel::memory::{Fault, Memory};
@@ -45,10 +45,9 @@ pub(in crate::capture) struct Lent {
 struct Note {
     mask: u32,
     level: u32,
-    /// In this process of the hypervisor,
-    pid: u32,
-    /// which was started then.
-    started: u64,
+    /// In the guest of this hypervisor.
+    #[serde(flatten)]
+    run: Run,
 }
 
 /// Why nothing was lent, or not put back.
@@ -149,13 +148,13 @@ impl Note {
     /// Of the guest as it runs now.
     fn read(path: &Path) -> Option<Self> {
         let note: Self = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        (started(note.pid) == Some(note.started)).then_some(note)
+        note.run.lasts().then_some(note)
     }
 
     /// What has to be put back of a guest whose words are these. Where a word is as an earlier capture
     /// has lent it, it is what that one has noted.
     fn of(knobs: Knobs, pid: u32, earlier: Option<Self>) -> Option<Self> {
-        let earlier = earlier.filter(|note| note.pid == pid);
+        let earlier = earlier.filter(|note| note.run.pid == pid);
         let was = |value: u32, lent: Option<(u32, u32)>| match lent {
             Some((lent, was)) if lent == value => was,
             Some(_) | None => value,
@@ -163,8 +162,7 @@ impl Note {
         Some(Self {
             mask: was(knobs.mask.value, earlier.map(|note| (ALL, note.mask))),
             level: was(knobs.level.value, earlier.map(|note| (LOUD.max(note.level), note.level))),
-            pid,
-            started: started(pid)?,
+            run: Run::of(pid)?,
         })
     }
 
@@ -197,7 +195,8 @@ async fn give_back(target: &Target) -> Result<bool, LoanError> {
     if let Some(note) = Note::read(&path) {
         let put = move |ram: &Ram, knobs: Knobs, pid| {
             let words = note.words(knobs).into_iter();
-            let mut ours = words.filter(|(knob, lent, _)| pid == note.pid && knob.value == *lent);
+            let mut ours =
+                words.filter(|(knob, lent, _)| pid == note.run.pid && knob.value == *lent);
             ours.try_for_each(|(knob, _, was)| set(ram, knob, was))
         };
         Open::find(target).await?.with(put).await?;
@@ -282,7 +281,7 @@ mod tests {
         assert_eq!(is(1, 8), (438, 4));
         // It has booted, or somebody has set them.
         assert_eq!((is(176, 7), is(1, 7)), ((176, 7), (438, 7)));
-        let other = Note { pid: pid + 1, ..first };
+        let other = Note { run: Run::of(1).unwrap(), ..first };
         let note = Note::of(knobs(1, 8), pid, Some(other)).unwrap();
         assert_eq!((note.mask, note.level), (1, 8));
         assert_eq!(Note::of(knobs(1, 8), u32::MAX, None), None);
@@ -299,7 +298,7 @@ mod tests {
         );
         undo::note(&path, &note).unwrap();
         assert_eq!(Note::read(&path), Some(note));
-        undo::note(&path, &Note { started: note.started + 1, ..note }).unwrap();
+        undo::note(&path, &Note { run: note.run.later(), ..note }).unwrap();
         assert_eq!(Note::read(&path), None);
         fs::write(&path, b"{").unwrap();
         assert_eq!(Note::read(&path), None);

@@ -4,7 +4,7 @@
 //! it locked as long as he lives: a note without a lock was left by somebody who was killed. It need not
 //! outlive a loss of power, for no guest does.
 
-use crate::hypervisor::process::started;
+use crate::hypervisor::process::Run;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 /// Which guest, and how to let it go.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Note {
-    /// The hypervisor's process,
-    pid: u32,
-    /// which was started then.
-    started: u64,
+    /// Of this hypervisor.
+    #[serde(flatten)]
+    run: Run,
     /// Its monitor.
     pub(super) qmp: PathBuf,
     /// The socket of its debugger stub.
@@ -45,12 +44,12 @@ pub(super) enum Left {
 impl Note {
     /// Of the guest of this process; nothing if there is none.
     pub(super) fn new(pid: u32, qmp: &Path, stub: PathBuf, is_ours: bool) -> Option<Self> {
-        Some(Self { pid, started: started(pid)?, qmp: qmp.to_owned(), stub, is_ours })
+        Some(Self { run: Run::of(pid)?, qmp: qmp.to_owned(), stub, is_ours })
     }
 
     /// Whether that run of the guest is over.
     pub(super) fn is_void(&self) -> bool {
-        started(self.pid) != Some(self.started)
+        !self.run.lasts()
     }
 }
 
@@ -126,7 +125,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("undo/app.stop");
         let note = Note::new(std::process::id(), Path::new("qmp"), "gdb".into(), true).unwrap();
-        assert!(!note.is_void() && Note { started: note.started + 1, ..note.clone() }.is_void());
+        assert!(!note.is_void() && Note { run: note.run.later(), ..note.clone() }.is_void());
         assert!(matches!(Noted::left(&path), Left::Nothing));
         let noted = Noted::write(&path, note.clone()).unwrap();
         assert!(matches!(Noted::left(&path), Left::Locked), "its writer lives");
