@@ -69,14 +69,8 @@ say 'building the agent as it is shipped'
 cargo build --locked --quiet --release --bin lifesign
 rm -rf "$place"
 hack/certs "$place" edge-1
-cat >"$place/agent.yaml" <<EOF
-device: edge-1
-state: state
-certificate: edge-1.pem
-key: edge-1.key
-broker: { url: "mqtts://127.0.0.1:9", ca: ca.pem }
-scenarios: $PWD/scenarios
-apps:
+agent_config >"$place/agent.yaml"
+cat >>"$place/agent.yaml" <<EOF
   - name: web
     uuid: 0f8fad5b-d9cb-469f-a165-708677289501
     console: $PWD/target/lab/bench/cons

@@ -11,15 +11,7 @@ rm -rf "$place"
 hack/certs "$place" edge-1
 hack/lab down bench >/dev/null 2>&1 || true
 hack/lab up bench >/dev/null
-cat >"$place/agent.yaml" <<EOF
-device: edge-1
-state: state
-certificate: edge-1.pem
-key: edge-1.key
-broker: { url: "mqtts://127.0.0.1:9", ca: ca.pem }
-scenarios: $PWD/scenarios
-apps:
-EOF
+agent_config >"$place/agent.yaml"
 for app in 0 1 2 3 4 5 6 7 8 9; do
     # One guest ten times: what is measured is the agent. They ask in turn, as their beats differ.
     cat >>"$place/agent.yaml" <<EOF

@@ -83,14 +83,8 @@ start_guest() {
     gcc -Os -static -nostdlib -fno-stack-protector -fno-asynchronous-unwind-tables -fno-pic -no-pie \
         -Wl,--build-id=none,-N,-s,-z,noseparate-code,--no-warn-rwx-segments -o "$place/gap" hack/bench.d/gap.c
     lab sh bench "echo $(gzip -9c "$place/gap" | base64 -w 0) | base64 -d | gunzip >/run/gap; chmod +x /run/gap"
-    cat >"$place/agent.yaml" <<END
-device: edge-1
-state: state
-certificate: edge-1.pem
-key: edge-1.key
-broker: { url: "mqtts://127.0.0.1:9", ca: ca.pem }
-scenarios: $PWD/scenarios
-apps:
+    agent_config >"$place/agent.yaml"
+    cat >>"$place/agent.yaml" <<END
   - name: bench
     uuid: $(cat target/lab/bench/uuid)
     console: $PWD/target/lab/bench/cons
