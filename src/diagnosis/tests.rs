@@ -6,7 +6,7 @@ use crate::base::step::Action;
 use crate::base::time::Timestamp;
 use crate::evidence::host::Host;
 use crate::evidence::kernel_log::KernelLog;
-use crate::evidence::memory::Memory;
+use crate::evidence::memory::{self, Memory, Progress};
 use crate::evidence::nmi::Nmi;
 use crate::evidence::qmp::{Apic, Cpu, Qmp, Registers};
 use crate::evidence::recorded::bytes;
@@ -135,6 +135,25 @@ fn a_stuck_cpu_needs_no_console() {
     let diagnosis = diagnose(&without(&case, &[Kind::Console]));
     assert_eq!(diagnosis.class, Class::HardLockup);
     assert_eq!(diagnosis.title, "CPU 1 spins in the kernel with interrupts off");
+    let mut evidence = without(&case, &[Kind::Console]);
+    let progress = Progress { timer_events: Some(41), ..Progress::default() };
+    let cpu = memory::Cpu { index: 1, progress: Some(progress), ..memory::Cpu::default() };
+    evidence.memory = Some(Memory { cpus: vec![cpu], ..Memory::default() });
+    assert_ne!(diagnose(&evidence).class, Class::HardLockup, "it took interrupts");
+}
+
+#[test]
+fn a_stuck_cpu_needs_nothing_but_text() {
+    let keys = case!("irq-off-all-keys-6.12":
+        "sysrq-backtrace-all-active-cpus" "sysrq-blocked-tasks" "sysrq-task-states");
+    let diagnosis = diagnose(&without(&keys, &[Kind::Console, Kind::Qmp, Kind::Host]));
+    assert_eq!((diagnosis.class, diagnosis.confidence), (Class::HardLockup, Confidence::Medium));
+    assert_eq!(
+        diagnosis.title,
+        "CPU 0 spins with interrupts off, in lab_spin_forever (lifesign_lab)"
+    );
+    let told = "its backtrace shows CPU 0 in lab_spin_forever, interrupts off, and lab_irq_off (259) has it a dump later";
+    assert_eq!(diagnosis.facts_for[0], told);
 }
 
 #[test]

@@ -105,15 +105,24 @@ fn account(memory: &Memory, finding: &mut Finding) {
 /// Processes leave no CPU to the others.
 fn busy(evidence: &Evidence, finding: &mut Finding) -> bool {
     let cpus = life::vcpus(evidence);
-    let runs_processes =
-        |cpu: &Cpu| cpu.samples.len() > 1 && cpu.samples.iter().all(|registers| registers.cpl == 3);
+    let in_process = |cpu: &Cpu| cpu.samples.iter().filter(|registers| registers.cpl == 3).count();
+    // A sample may hit upon the timer's interrupt.
+    let runs_processes = |cpu: &Cpu| {
+        let rests = cpu.samples.iter().any(|registers| registers.halted);
+        cpu.samples.len() > 1 && !rests && in_process(cpu) * 2 >= cpu.samples.len()
+    };
     if cpus.is_empty() || !cpus.iter().all(runs_processes) {
         return false;
     }
     finding.subject = "cpu".to_owned();
     finding.title = "processes take all CPUs for themselves".to_owned();
+    let samples: usize = cpus.iter().map(|cpu| cpu.samples.len()).sum();
+    let often = match cpus.iter().map(in_process).sum::<usize>() {
+        all if all == samples => "all samples".to_owned(),
+        some => format!("{some} of {samples} samples"),
+    };
     let all = count(cpus.len(), "CPU");
-    finding.facts_for.push(format!("in all samples, all of {all} run processes"));
+    finding.facts_for.push(format!("in {often}, all of {all} run processes"));
     for cpu in evidence.sysrq.cpus().into_iter().filter(|cpu| cpu.in_process()).take(8) {
         let pid = cpu.who.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
         finding.facts_for.push(format!("CPU {} runs {}{pid}", cpu.cpu, quoted(&cpu.who.comm)));

@@ -59,6 +59,9 @@ pub struct Cpu {
     pub registers: Option<Registers>,
     /// Where it is in the kernel.
     pub stack: Vec<String>,
+    /// Whether that was followed to where the kernel was entered from a process.
+    #[serde(default)]
+    pub from_process: bool,
     /// What it did between two looks.
     pub progress: Option<Progress>,
 }
@@ -74,6 +77,19 @@ pub struct Registers {
     pub halted: bool,
 }
 
+/// What a CPU does for the task that it runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Doing<'c> {
+    /// Whether it runs a process, or an interrupt of it.
+    pub user: bool,
+    /// Whether it takes interrupts.
+    pub interrupts_on: bool,
+    /// Whether it serves one at this moment.
+    pub interrupted: bool,
+    /// Where it is in the kernel.
+    pub calls: &'c [String],
+}
+
 /// What a CPU did between two looks.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Progress {
@@ -83,6 +99,9 @@ pub struct Progress {
     pub clock_ms: u64,
     /// How often it changed from one task to another.
     pub switches: u64,
+    /// How many interrupts of its timer it took, where the kernel counts them.
+    #[serde(default)]
+    pub timer_events: Option<u64>,
 }
 
 /// A task.
@@ -174,6 +193,38 @@ pub struct Cost {
     pub bytes: u64,
 }
 
+impl Cpu {
+    /// Whether it took interrupts of its timer between two looks, if that is known.
+    #[must_use]
+    pub fn took_interrupts(&self) -> Option<bool> {
+        self.progress?.timer_events.map(|events| events > 0)
+    }
+
+    /// What its registers and its stack tell. A look may hit upon the timer's interrupt, which says
+    /// nothing of the task but that it takes interrupts.
+    #[must_use]
+    pub fn doing(&self) -> Option<Doing<'_>> {
+        let registers = self.registers?;
+        let interrupt = || {
+            let frames: Vec<_> = self.stack.iter().map(|call| Frame::read(call)).collect();
+            let named = |is: fn(&Frame) -> bool| {
+                frames.iter().rposition(|frame| frame.as_ref().is_some_and(is))
+            };
+            // Work that was put off until the end of an interrupt may last.
+            named(Frame::is_interrupt).filter(|_| named(Frame::is_put_off).is_none())
+        };
+        let behind = (!registers.interrupts_on).then(interrupt).flatten().map(|at| at + 1);
+        let behind = behind.filter(|at| *at < self.stack.len() || self.from_process);
+        let calls = &self.stack[behind.unwrap_or_default()..];
+        Some(Doing {
+            user: registers.user || behind.is_some() && calls.is_empty(),
+            interrupts_on: registers.interrupts_on || behind.is_some(),
+            interrupted: behind.is_some(),
+            calls,
+        })
+    }
+}
+
 impl Memory {
     /// Reads an artifact.
     #[must_use]
@@ -192,6 +243,12 @@ impl Memory {
     pub fn task(&self, pid: u32) -> Option<&Task> {
         let at = self.tasks.binary_search_by_key(&pid, |task| task.pid).ok()?;
         self.tasks.get(at)
+    }
+
+    /// The CPU with this number.
+    #[must_use]
+    pub fn cpu(&self, index: u32) -> Option<&Cpu> {
+        self.cpus.iter().find(|cpu| cpu.index == index)
     }
 
     /// The calls on a task's stack.

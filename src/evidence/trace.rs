@@ -103,6 +103,20 @@ impl Frame {
     pub fn name(&self) -> &str {
         self.function.split('.').next().unwrap_or_default()
     }
+
+    /// Whether it is where an interrupt enters the kernel: what stands behind it took interrupts.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        let name = self.name();
+        name.starts_with("asm_sysvec_")
+            || matches!(name, "asm_common_interrupt" | "el0t_64_irq" | "el1h_64_irq")
+    }
+
+    /// Whether it does the work that interrupts put off.
+    #[must_use]
+    pub fn is_put_off(&self) -> bool {
+        matches!(self.name(), "__do_softirq" | "handle_softirqs")
+    }
 }
 
 impl fmt::Display for Frame {

@@ -18,6 +18,8 @@ pub struct Cpu {
     pub task_clock_ns: u64,
     /// How often it changed from one task to another.
     pub switches: u64,
+    /// How many interrupts of its timer it took; no more than how they change means anything.
+    pub timer_events: Option<u64>,
     /// How many tasks it has to run.
     pub running: u32,
     /// The address of the task that it runs.
@@ -56,7 +58,7 @@ impl Sample {
         let mut cpus = Vec::new();
         for index in (0..most).filter(|cpu| is_online(*cpu)) {
             let offset = kernel.space.u64(offsets.wrapping_add(u64::from(index) * 8))?;
-            match Cpu::read(kernel, index, queues.wrapping_add(offset)) {
+            match Cpu::read(kernel, index, queues, offset) {
                 Ok(cpu) => cpus.push(cpu),
                 Err(Fault::Spent) => return Err(Fault::Spent),
                 // It was unplugged this moment.
@@ -84,18 +86,32 @@ impl Sample {
 }
 
 impl Cpu {
-    fn read(kernel: &Kernel<'_>, index: u32, at: u64) -> Result<Self, Fault> {
+    /// What it has of its own is at `offset` from where the kernel says that all have it.
+    fn read(kernel: &Kernel<'_>, index: u32, queues: u64, offset: u64) -> Result<Self, Fault> {
         let layout = &kernel.layouts.queue;
-        let view = layout.read(&kernel.space, at)?;
+        let view = layout.read(&kernel.space, queues.wrapping_add(offset))?;
         let current = view.word(layout.curr);
         Ok(Self {
             index,
             clock_ns: view.word(layout.clock),
             task_clock_ns: view.word(layout.clock_task),
             switches: view.word(layout.switches),
+            timer_events: timer_events(kernel, offset)?,
             running: view.u32(layout.running),
             current,
             idle: current == view.word(layout.idle),
         })
+    }
+}
+
+fn timer_events(kernel: &Kernel<'_>, offset: u64) -> Result<Option<u64>, Fault> {
+    let layout = &kernel.layouts.timers;
+    let Some((timers, events)) = kernel.symbols.maybe("hrtimer_bases").zip(layout.events) else {
+        return Ok(None);
+    };
+    match layout.read(&kernel.space, timers.wrapping_add(offset)) {
+        Ok(view) => Ok(Some(view.word(events))),
+        Err(Fault::Spent) => Err(Fault::Spent),
+        Err(_) => Ok(None),
     }
 }

@@ -113,6 +113,7 @@ impl Look<'_, '_> {
             let registers = outside.registers.iter().find(|(index, _)| *index == cpu.index);
             let registers = registers.map(|(_, registers)| registers);
             let trail = registers.and_then(|registers| self.kernel.running(registers));
+            let from_process = trail.as_ref().is_some_and(|trail| trail.end == End::User);
             let calls = trail.map(|trail| trail.calls).unwrap_or_default();
             let progress = outside.before.and_then(|(before, ago)| {
                 let before = before.cpu(cpu.index)?;
@@ -120,6 +121,10 @@ impl Look<'_, '_> {
                     after_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
                     clock_ms: cpu.clock_ns.saturating_sub(before.clock_ns) / MS,
                     switches: cpu.switches.saturating_sub(before.switches),
+                    timer_events: cpu
+                        .timer_events
+                        .zip(before.timer_events)
+                        .map(|(now, then)| now.wrapping_sub(then)),
                 })
             });
             self.memory.cpus.push(memory::Cpu {
@@ -134,6 +139,7 @@ impl Look<'_, '_> {
                     halted: registers.halted,
                 }),
                 stack: printed(&self.frames(&calls)),
+                from_process,
                 progress,
             });
         }

@@ -17,7 +17,7 @@ use crate::evidence::trace::{Context, Frame};
 use std::ops::Range;
 
 /// Symbols that are asked for by name.
-pub(super) const SYMBOLS: [&str; 29] = [
+pub(super) const SYMBOLS: [&str; 30] = [
     "__cpu_online_mask",
     "__per_cpu_offset",
     "__start_BTF",
@@ -44,6 +44,7 @@ pub(super) const SYMBOLS: [&str; 29] = [
     "page_fault",
     "prb",
     "runqueues",
+    "hrtimer_bases",
     "super_blocks",
     "sysrq_always_enabled",
     "sysrq_enabled",
@@ -79,6 +80,7 @@ pub(super) struct Layouts {
     pub(super) signal: layout::Signal,
     pub(super) frame: layout::InactiveFrame,
     pub(super) queue: layout::RunQueue,
+    pub(super) timers: layout::Timers,
     pub(super) ring: layout::Ring,
     pub(super) descriptor: layout::Descriptor,
     pub(super) record: layout::RecordInfo,
@@ -327,6 +329,7 @@ impl Layouts {
             signal: layout::Signal::of(types, space)?,
             frame: layout::InactiveFrame::of(types, space)?,
             queue: layout::RunQueue::of(types, space)?,
+            timers: layout::Timers::of(types, space)?,
             ring: layout::Ring::of(types, space)?,
             descriptor: layout::Descriptor::of(types, space)?,
             record: layout::RecordInfo::of(types, space)?,

@@ -312,12 +312,13 @@ fn what_keys_may_do_is_read_where_it_is_named() {
 
 // === anything ===
 
-const SYMBOLS: [(&str, u64); 9] = [
+const SYMBOLS: [(&str, u64); 10] = [
     ("nr_cpu_ids", 0x1100),
     ("prb", 0x1008),
     ("init_task", 0x2000),
     ("super_blocks", 0x3000),
     ("runqueues", 0x4000),
+    ("hrtimer_bases", 0x9000),
     ("__per_cpu_offset", 0x5000),
     ("__cpu_online_mask", 0x6000),
     ("modules", 0x7000),

@@ -2,7 +2,7 @@
 
 use crate::base::text::harmless_line;
 use crate::base::time::Spoken;
-use crate::evidence::memory::{Cpu, Memory, Task, Wait};
+use crate::evidence::memory::{Cpu, Doing, Memory, Task, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
@@ -69,12 +69,14 @@ fn keys(memory: &Memory, page: &mut String) {
 }
 
 fn told_cpu(cpu: &Cpu) -> String {
-    let does = match (cpu.registers, cpu.idle) {
-        (_, true) => "idle".to_owned(),
-        (Some(registers), _) if registers.user => "in a process".to_owned(),
-        (Some(registers), _) if registers.interrupts_on => "in the kernel".to_owned(),
-        (Some(_), _) => "in the kernel, interrupts off".to_owned(),
-        (None, _) => "runs".to_owned(),
+    let does = match (cpu.doing(), cpu.idle) {
+        (_, true) => "idle",
+        (None, _) => "runs",
+        (Some(Doing { user: true, interrupted: false, .. }), _) => "in a process",
+        (Some(Doing { user: true, .. }), _) => "in an interrupt of a process",
+        (Some(Doing { interrupted: true, .. }), _) => "in an interrupt of the kernel",
+        (Some(Doing { interrupts_on: true, .. }), _) => "in the kernel",
+        (Some(_), _) => "in the kernel, interrupts off",
     };
     let who = match cpu.idle {
         true => String::new(),
@@ -82,7 +84,9 @@ fn told_cpu(cpu: &Cpu) -> String {
     };
     let did = cpu.progress.map(|progress| {
         let over = Spoken(Duration::from_millis(progress.after_ms));
-        format!("; {} switches in {over}", progress.switches)
+        let events = progress.timer_events.filter(|_| !cpu.idle);
+        let events = events.map(|events| format!(" and {events} timer interrupts"));
+        format!("; {} switches{} in {over}", progress.switches, events.unwrap_or_default())
     });
     let at = match cpu.idle || cpu.stack.is_empty() {
         true => String::new(),

@@ -19,6 +19,14 @@ pub(super) fn owing(evidence: &Evidence) -> Vec<u32> {
     all.map(|it| it.cpu).filter(|cpu| owes_timers(evidence, *cpu).is_some()).collect()
 }
 
+/// Who was in the kernel with interrupts off, and still had the CPU when all tasks were listed.
+pub(super) fn keeps_cpu(evidence: &Evidence, cpu: u32) -> Option<String> {
+    let then = evidence.sysrq.cpu(cpu).filter(|it| it.trace.interrupts_on() == Some(false))?;
+    let now = evidence.sysrq.sched()?.cpus.iter().find(|it| it.cpu == cpu)?;
+    let pid = then.who.pid.filter(|pid| *pid > 0 && now.current_pid == Some(*pid))?;
+    Some(format!("interrupts off, and {} ({pid}) has it a dump later", quoted(&then.who.comm)))
+}
+
 /// Who has the CPU, and how many want it.
 pub(super) fn has_cpu(evidence: &Evidence, cpu: u32) -> Option<String> {
     let queue = evidence.sysrq.sched()?.cpus.iter().find(|it| it.cpu == cpu)?;

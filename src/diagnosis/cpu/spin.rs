@@ -66,25 +66,28 @@ fn spin(evidence: &Evidence, index: u32, interrupts_on: bool) -> Option<Spin<'_>
     facts.extend(vcpu.map(|cpu| by_registers(evidence, cpu, interrupts_on)));
     facts.extend(report.map(|report| by_report(report, index)));
     facts.extend(dumps::owes_timers(evidence, index).filter(|_| !interrupts_on));
+    // Who writes much to a slow console is always found at it, and gets on.
+    let prints = backtrace.is_some_and(|cpu| prints(&cpu.trace));
+    let kept = dumps::keeps_cpu(evidence, index).filter(|_| !interrupts_on && !prints);
     // One look at a CPU that happens to run proves nothing.
-    if facts.is_empty() {
+    if facts.is_empty() && kept.is_none() || interrupts_on && report.is_none() && prints {
         return None;
     }
     let now = backtrace.map(|cpu| cpu.trace.calls()).unwrap_or_default();
-    // Who writes much to a slow console is always found at it, and gets on.
-    if interrupts_on && report.is_none() && now.iter().any(|frame| is_printing(frame.name())) {
-        return None;
-    }
-    let function = now.first();
-    facts.extend(
-        function.map(|frame| format!("its backtrace shows CPU {index} in {}", frame.name())),
-    );
+    facts.extend(now.first().map(|frame| {
+        let kept = kept.map(|kept| format!(", {kept}")).unwrap_or_default();
+        format!("its backtrace shows CPU {index} in {}{kept}", frame.name())
+    }));
     let named = backtrace.map(|cpu| (&cpu.trace, &cpu.who));
     let named = named.or_else(|| report.map(|report| (&report.trace, &report.who)));
     let (calls, who) = named.map(|(trace, who)| (calls(trace), who)).unzip();
     let reported = report.is_some();
     let sleeps = vcpu.is_some_and(sleeps);
     Some(Spin { cpu: index, calls: calls.unwrap_or_default(), who, facts, reported, sleeps })
+}
+
+fn prints(trace: &Trace) -> bool {
+    trace.calls().iter().any(|frame| is_printing(frame.name()))
 }
 
 /// Calls down to where the kernel was entered.
@@ -100,7 +103,11 @@ fn takes_no_interrupts(evidence: &Evidence, cpu: &Cpu) -> bool {
     // A guest that knows of KVM lets a CPU sleep while it waits for a spin lock.
     let waits_asleep =
         cpu.apic.is_some_and(|apic| apic.enabled && apic.timer_pending) && sleeps(cpu);
-    off && (stays_in_kernel(evidence, cpu) || waits_asleep)
+    // All samples may have hit upon an interrupt, above all where the host keeps a CPU waiting in it.
+    let seen = evidence.memory.as_ref().and_then(|memory| memory.cpu(cpu.index));
+    let took_some = seen.and_then(|cpu| cpu.took_interrupts()).unwrap_or(false);
+    off && !took_some
+        && (stays_in_kernel(evidence, cpu) || waits_asleep)
         && is_one_loop(cpu)
         && (evidence.sysrq.silent() || seen_twice)
 }

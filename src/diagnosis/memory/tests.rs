@@ -9,7 +9,7 @@ use crate::evidence::memory::{Cpu, Lock, Memory, Progress, Registers, Request, T
 use crate::evidence::recorded::bytes;
 use crate::evidence::rounds::{Probe, Round, Rounds};
 
-const STACKS: [&[&str]; 6] = [
+const STACKS: [&[&str]; 8] = [
     &[
         "schedule+0x1/0x9",
         "__mutex_lock.constprop.0+0x1/0x9",
@@ -35,6 +35,8 @@ const STACKS: [&[&str]; 6] = [
     ],
     &["schedule+0x1/0x9", "do_wait+0x1/0x9"],
     &["hvc_push+0x1/0x9", "hvc_write+0x1/0x9", "n_tty_write+0x1/0x9", "vfs_write+0x1/0x9"],
+    &["native_apic_mem_eoi+0x1/0x9", "asm_sysvec_apic_timer_interrupt+0x1/0x9"],
+    &["native_apic_mem_eoi+0x1/0x9", "asm_sysvec_apic_timer_interrupt+0x1/0x9", "spin_on+0x1/0x9"],
 ];
 
 /// Tasks as (pid, name, state, seconds since it ran, stack).
@@ -73,7 +75,12 @@ fn cpu(index: u32, flags: &str, stack: usize) -> Cpu {
             halted: false,
         }),
         stack: STACKS[stack].iter().map(|call| (*call).to_owned()).collect(),
-        progress: Some(Progress { after_ms: 1000, clock_ms: 0, switches: 0 }),
+        progress: Some(Progress {
+            after_ms: 1000,
+            clock_ms: 0,
+            switches: 0,
+            ..Progress::default()
+        }),
         ..Cpu::default()
     }
 }
@@ -181,12 +188,21 @@ fn cpus() {
         since_ms: Some(4_000),
         ..Task::default()
     });
+    let mut interrupted = starves.clone();
+    interrupted.cpus[1] = Cpu { from_process: true, ..cpu(1, "", 6) };
+    let took =
+        |events| Progress { after_ms: 1000, timer_events: Some(events), ..Progress::default() };
+    let stuck = |events| Cpu { progress: Some(took(events)), ..cpu(1, "", 3) };
     let all = [
         starves,
+        interrupted,
+        with(vec![idle.clone(), cpu(1, "", 7)]),
         with(vec![idle.clone(), cpu(1, "", 3)]),
         with(vec![cpu(0, "", 0), cpu(1, "", 3)]),
         with(vec![idle, cpu(1, "I", 0)]),
         with(vec![cpu(0, "IU", 4), cpu(1, "IU", 4)]),
+        with(vec![stuck(0)]),
+        with(vec![stuck(250)]),
         with(vec![moves]),
         with(vec![short]),
     ];

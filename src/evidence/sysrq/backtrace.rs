@@ -96,11 +96,8 @@ impl Backtrace {
     /// Whether a process was running, perhaps just interrupted.
     #[must_use]
     pub fn in_process(&self) -> bool {
-        let interrupts = |frame: &Frame| {
-            frame.name().starts_with("asm_sysvec_") || frame.name() == "asm_common_interrupt"
-        };
         // What was interrupted would stand behind the interrupt, if it were in the kernel.
-        let interrupted = self.trace.frames.last().is_none_or(interrupts);
+        let interrupted = self.trace.frames.last().is_none_or(Frame::is_interrupt);
         let in_kernel = self.trace.rip.is_some() && self.trace.frames.is_empty();
         !self.idle && interrupted && !in_kernel && !self.who.comm.is_empty()
     }

@@ -125,6 +125,11 @@ layouts! {
         curr: "curr",
         idle: "idle",
     }
+    /// A CPU's timers.
+    Timers = "hrtimer_cpu_base" {
+        ; maybe
+        events: "nr_events",
+    }
     /// A module.
     Module = "module" {
         list: "list",

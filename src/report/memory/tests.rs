@@ -22,7 +22,12 @@ fn sample() -> Memory {
     let words = |calls: &[&str]| calls.iter().map(|call| (*call).to_owned()).collect::<Vec<_>>();
     let idle = Cpu {
         idle: true,
-        progress: Some(Progress { after_ms: 1000, clock_ms: 900, switches: 12 }),
+        progress: Some(Progress {
+            after_ms: 1000,
+            clock_ms: 900,
+            switches: 12,
+            ..Progress::default()
+        }),
         ..Cpu::default()
     };
     let spins = Cpu {
@@ -32,7 +37,12 @@ fn sample() -> Memory {
         running: 2,
         registers: Some(Registers::default()),
         stack: words(&["lab_spin+0x1/0x2 [lab]", "kthread+0x1/0x2"]),
-        progress: Some(Progress { after_ms: 1000, clock_ms: 0, switches: 0 }),
+        progress: Some(Progress {
+            after_ms: 1000,
+            clock_ms: 0,
+            switches: 0,
+            ..Progress::default()
+        }),
         ..Cpu::default()
     };
     Memory {
