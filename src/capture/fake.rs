@@ -93,7 +93,8 @@ impl Guest {
             let message: Value = serde_json::from_slice(&line).unwrap();
             let command = message["execute"].as_str().unwrap().to_owned();
             self.asked.lock().unwrap().push(command.clone());
-            let reply = match self.answer(&command) {
+            let line = message["arguments"]["command-line"].as_str().unwrap_or_default();
+            let reply = match self.answer(if line.is_empty() { &command } else { line }) {
                 Some(value) => json!({ "id": message["id"], "return": value }),
                 None => json!({ "id": message["id"], "error": { "desc": "not known" } }),
             };
@@ -109,7 +110,10 @@ impl Guest {
                 json!({ "status": self.manner.state, "running": self.manner.state == "running" })
             }
             "query-dump-guest-memory-capability" => json!({ "formats": ["elf", "kdump-zlib"] }),
-            "human-monitor-command" => {
+            "info registers -a" => {
+                "CPU#0\r\nRIP=ffffffff8f6592eb RFL=00000006 CPL=0 II=0 HLT=0\r\n".into()
+            }
+            "info mtree -f" => {
                 let slot = " 0000000000000000-00000000000fffff (prio 0, ram): pc.ram KVM";
                 format!("FlatView #0\n AS \"memory\", root: system\n {slot}\n").into()
             }

@@ -4,18 +4,20 @@
 //! for it and goes on, unless it was told to panic; others may crash. It reaches a CPU that takes no other
 //! interrupt, so a word of it shows that this CPU carries out instructions. The console is opened before
 //! it is sent and nothing is typed there. Where the console is dead the kernel may still have written
-//! into its log, which is read out of its memory once more.
+//! into its log, which is read out of its memory once more. The registers of all CPUs are taken once more
+//! in any case: those of before are from the monitor's own step.
 
 use super::no::No;
 use super::progress::Meter;
-use super::{Capture, Target, memory, millis, report};
+use super::{Capture, Target, memory, millis, monitor, report};
 use crate::base::chain::Chain;
 use crate::base::limits;
 use crate::base::step::Step;
 use crate::evidence::memory::Memory;
 use crate::evidence::nmi::{self, Nmi};
+use crate::evidence::qmp::{Qmp, Replies};
 use crate::evidence::report::Outcome;
-use crate::evidence::{Artifact, Kind};
+use crate::evidence::{AFTER_NMI, Artifact, Kind};
 use crate::hypervisor::chardev::ConsoleDevice;
 use crate::hypervisor::qmp::Monitor;
 use crate::transport::console::Console;
@@ -48,6 +50,7 @@ pub(super) async fn send(
         Ok(heard) => heard,
         Err(No(outcome, reason)) => return Capture::nothing(Step::Nmi, outcome, reason),
     };
+    let after = registers(target).await;
     let (outcome, reason, data) = match Nmi::read(&heard) {
         Some(nmi) => {
             (Outcome::Done, format!("the kernel's console answered: {}", nmi.said()), heard)
@@ -71,8 +74,17 @@ pub(super) async fn send(
     step.took_ms = millis(started.elapsed());
     step.bytes = data.len() as u64;
     let artifact = Artifact { kind: Kind::Nmi, name: String::new(), data };
-    let artifacts = if step.bytes > 0 { vec![artifact] } else { Vec::new() };
-    Capture { artifacts, steps: vec![step] }
+    let said = (step.bytes > 0).then_some(artifact);
+    step.bytes += after.as_ref().map_or(0, |after| after.data.len() as u64);
+    Capture { artifacts: said.into_iter().chain(after).collect(), steps: vec![step] }
+}
+
+/// Where all CPUs are now.
+async fn registers(target: &Target) -> Option<Artifact> {
+    let replies = monitor::look(target.qmp.as_deref()?).await;
+    let data = Replies(replies).to_bytes();
+    let is_told = Qmp::read(&data).is_some_and(|qmp| !qmp.cpus.is_empty());
+    is_told.then(|| Artifact { kind: Kind::Qmp, name: AFTER_NMI.to_owned(), data })
 }
 
 /// Listens, sends it, and gives what came.

@@ -239,6 +239,11 @@ fn a_cpu_that_takes_an_nmi_executes_and_that_is_all_it_proves() {
     assert_eq!(diagnosis.class, Class::Silent);
     let fact = "an NMI was sent: CPU 1 executes and took it, and the kernel panicked over it";
     assert_eq!(diagnosis.facts_for, [fact]);
+    let runs = Registers { rip: 1 << 63, flags: 2, cpl: 0, halted: false };
+    let after_nmi = Some(Qmp { cpus: vec![cpu(1, runs, false)], ..Qmp::default() });
+    let diagnosis = diagnose(&Evidence { nmi, after_nmi, ..Evidence::default() });
+    let fact = format!("{fact}; after it CPU 1 runs in the kernel, interrupts off");
+    assert_eq!(diagnosis.facts_for, [fact]);
 }
 
 #[test]

@@ -64,6 +64,9 @@ pub enum Kind {
 /// The name of the artifact that holds how a console began. It is for people: what went wrong then is over.
 pub const CONSOLE_FIRST: &str = "first";
 
+/// The name of the artifact that holds what the monitor showed once an NMI had been sent.
+pub const AFTER_NMI: &str = "after-nmi";
+
 /// All that is known of one incident.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
@@ -83,6 +86,8 @@ pub struct Evidence {
     pub records: pstore::Records,
     /// What it said to an NMI. A panic over that is no cause of anything.
     pub nmi: Option<nmi::Nmi>,
+    /// The hypervisor's view after that.
+    pub after_nmi: Option<qmp::Qmp>,
 }
 
 impl Artifact {
@@ -133,6 +138,9 @@ impl Evidence {
                 Kind::Console if artifact.name == CONSOLE_FIRST => {}
                 Kind::Console => evidence.console = kernel_log::KernelLog::read(&artifact.data),
                 Kind::Sysrq => evidence.sysrq.read(&artifact.name, &artifact.data),
+                Kind::Qmp if artifact.name == AFTER_NMI => {
+                    evidence.after_nmi = qmp::Qmp::read(&artifact.data);
+                }
                 Kind::Qmp => evidence.qmp = qmp::Qmp::read(&artifact.data),
                 Kind::Host => evidence.host = host::Host::read(&artifact.data),
                 Kind::Rounds => evidence.rounds = rounds::Rounds::read(&artifact.data),

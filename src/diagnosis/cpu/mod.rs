@@ -83,6 +83,10 @@ pub(super) fn all_apics_are_off(evidence: &Evidence) -> bool {
 
 /// What the CPUs do, for want of a judgement.
 pub(super) fn summary(evidence: &Evidence) -> Vec<String> {
+    does(life::vcpus(evidence))
+}
+
+fn does(cpus: &[Cpu]) -> Vec<String> {
     let of = |cpu: &Cpu| {
         let registers = cpu.samples.last()?;
         let does = match (registers.halted, registers.cpl) {
@@ -93,14 +97,19 @@ pub(super) fn summary(evidence: &Evidence) -> Vec<String> {
         let takes = if registers.interrupts_on() { "on" } else { "off" };
         Some(format!("CPU {} {does}, interrupts {takes}", cpu.index))
     };
-    life::vcpus(evidence).iter().filter_map(of).take(16).collect()
+    cpus.iter().filter_map(of).take(16).collect()
 }
 
 /// An NMI reaches a CPU whatever it does: the one that says so carries out instructions. It proves nothing
 /// else, for it is served where no other interrupt is.
 pub(super) fn took_nmi(evidence: &Evidence) -> Option<String> {
     let nmi = evidence.nmi?;
-    Some(format!("an NMI was sent: {}", nmi.said()))
+    let after = evidence.after_nmi.as_ref().map(|qmp| does(&qmp.cpus)).unwrap_or_default();
+    let after = match after.is_empty() {
+        true => String::new(),
+        false => format!("; after it {}", after.join("; ")),
+    };
+    Some(format!("an NMI was sent: {}{after}", nmi.said()))
 }
 
 fn lockup(evidence: &Evidence, class: Class, spins: &[Spin<'_>]) -> Option<Finding> {
