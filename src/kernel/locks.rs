@@ -7,7 +7,7 @@
 use super::Kernel;
 use super::memory::Fault;
 use super::open::place;
-use super::tasks::{STACK_BYTES, Task, Tasks, Trail};
+use super::tasks::{Task, Tasks, Trail};
 use super::types::layout::Field;
 use crate::evidence::memory::Lock;
 use crate::evidence::trace::Frame;
@@ -129,7 +129,7 @@ impl<'k, 'm> Locks<'k, 'm> {
 
     fn is_on_stack(&self, address: u64) -> bool {
         let before = self.stacks.range(..=address).next_back();
-        before.is_some_and(|stack| address - stack < STACK_BYTES)
+        before.is_some_and(|stack| address - stack < self.kernel.stack_bytes)
     }
 
     fn owner(&self, tasks: &Tasks, kind: Lock, lock: u64) -> Result<Option<u64>, Fault> {

@@ -10,7 +10,7 @@ use super::machine::Registers;
 use super::memory::Fault;
 use super::requests::in_flight;
 use super::tasks::{Task, Tasks};
-use super::x86_64::unwind::{Call, End};
+use super::unwind::{Call, End};
 use crate::base::limits;
 use crate::evidence::memory::{self, Memory, Progress};
 use crate::evidence::trace::Frame;
@@ -133,11 +133,7 @@ impl Look<'_, '_> {
                 comm: current.map(|task| text(&task.comm)).unwrap_or_default(),
                 idle: cpu.idle,
                 running: cpu.running,
-                registers: registers.map(|registers| memory::Registers {
-                    user: registers.cpl == 3,
-                    interrupts_on: registers.interrupts_on(),
-                    halted: registers.halted,
-                }),
+                registers: registers.map(|registers| registers.told(&self.kernel.space)),
                 stack: printed(&self.frames(&calls)),
                 from_process,
                 progress,

@@ -5,7 +5,7 @@
 //!   Memory (physical)  --> Space (virtual) --> Symbols, Types --> Log, tasks, CPUs, locks
 //! ```
 //!
-//! Nothing is needed but the guest's RAM and the registers of one CPU: kernels carry the names of their
+//! Nothing is needed but the guest's RAM and, on x86-64, the registers of one CPU: kernels carry the names of their
 //! functions, the layout of their structures and the tables that unwind their stacks with them.
 //!
 //! The guest runs on while it is read, and may be hostile. Every pointer is checked by what it must
@@ -13,6 +13,8 @@
 //! allowance, and no arithmetic on what the guest says can overflow. A guest that lies can only make
 //! its own report wrong.
 
+mod arm64;
+mod boot;
 mod cpus;
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -26,11 +28,13 @@ pub mod machine;
 pub mod memory;
 mod modules;
 mod open;
+mod paging;
 mod requests;
 mod space;
 mod symbols;
 mod tasks;
 mod types;
+mod unwind;
 mod walk;
 mod x86_64;
 

@@ -1,7 +1,8 @@
 //! An open kernel: found, and with all that its own descriptions tell.
 
+use super::boot::{self, Found};
 use super::learnt::{Build, Learnt};
-use super::machine::Registers;
+use super::machine::{Architecture, Registers};
 use super::memory::{Allowance, Fault, Memory, Reader, Spent};
 use super::modules::{self, Module};
 use super::requests;
@@ -9,9 +10,7 @@ use super::space::Space;
 use super::symbols::{Symbol, Symbols, SymbolsError};
 use super::types::layout::{self, Field};
 use super::types::{Types, TypesError};
-use super::x86_64::boot::{self, Found};
-use super::x86_64::orc::{Orc, Table};
-use super::x86_64::unwind::Call;
+use super::unwind::{self, Call, Unwinder};
 use crate::base::limits;
 use crate::evidence::trace::{Context, Frame};
 use std::ops::Range;
@@ -46,6 +45,7 @@ pub(super) const SYMBOLS: [&str; 30] = [
     "runqueues",
     "hrtimer_bases",
     "super_blocks",
+    "swapper_pg_dir",
     "sysrq_always_enabled",
     "sysrq_enabled",
 ];
@@ -59,8 +59,9 @@ pub struct Kernel<'m> {
     pub(super) layouts: Layouts,
     pub(super) sizes: Sizes,
     pub(super) modules: Vec<Module>,
-    pub(super) orc: Option<Orc>,
+    pub(super) unwinder: Unwinder,
     pub(super) text: Vec<Range<u64>>,
+    pub(super) stack_bytes: u64,
     pub(super) learnt: Option<Learnt>,
 }
 
@@ -70,7 +71,7 @@ struct Described {
     layouts: Layouts,
     sizes: Sizes,
     modules: modules::Layout,
-    orc: layout::OrcEntry,
+    unwinding: unwind::Layouts,
 }
 
 /// All structures that are read.
@@ -78,7 +79,6 @@ struct Described {
 pub(super) struct Layouts {
     pub(super) task: layout::Task,
     pub(super) signal: layout::Signal,
-    pub(super) frame: layout::InactiveFrame,
     pub(super) queue: layout::RunQueue,
     pub(super) timers: layout::Timers,
     pub(super) ring: layout::Ring,
@@ -160,25 +160,28 @@ impl<'m> Kernel<'m> {
             let bytes = memory.ranges().iter().map(|range| range.end - range.start).sum();
             boot::by_note(&Reader::new(memory, Allowance { reads: limits::LOOK_READS, bytes }))
         });
-        let Found { paging, image, text, known } = found.ok_or(OpenError::NotFound)?;
+        let Found { architecture, paging, image, text, known } =
+            found.ok_or(OpenError::NotFound)?;
         let space = Space::new(reader, paging, image);
-        let again = learnt.and_then(|learnt| Described::again(&space, &known, learnt));
+        let again =
+            learnt.and_then(|learnt| Described::again(&space, architecture, &known, learnt));
         let (described, learnt) = match again {
             Some(described) => (described, None),
-            None => Described::first(&space, text, &known)?,
+            None => Described::first(&space, architecture, text, &known)?,
         };
-        Self::of(space, described, learnt)
+        Self::of(space, architecture, described, learnt)
     }
 
     fn of(
         space: Space<'m>,
+        architecture: Architecture,
         described: Described,
         learnt: Option<Learnt>,
     ) -> Result<Self, OpenError> {
-        let Described { symbols, layouts, sizes, modules, orc } = described;
+        let Described { symbols, layouts, sizes, modules, unwinding } = described;
         let must = |name| symbols.must(name).map_err(OpenError::Symbols);
         let image = must("_text")?..must("_end")?;
-        let root = must("init_top_pgt")?.wrapping_add(space.image().to_physical);
+        let root = must(architecture.root())?.wrapping_add(space.image().to_physical);
         let space = space.settle(root, image);
         let text = vec![
             must("_stext")?..must("_etext")?,
@@ -186,9 +189,10 @@ impl<'m> Kernel<'m> {
                 ..symbols.maybe("_einittext").unwrap_or_default(),
         ];
         let modules = Module::all(&space, &modules, must("modules")?).map_err(OpenError::Fault)?;
-        let mut kernel = Self { space, symbols, layouts, sizes, modules, orc: None, text, learnt };
-        kernel.orc = kernel.tables(orc).map_err(OpenError::Fault)?;
-        Ok(kernel)
+        let unwinder = Unwinder::new(unwinding, &space, &symbols, &text, &modules)
+            .map_err(OpenError::Fault)?;
+        let stack_bytes = architecture.stack_bytes();
+        Ok(Self { space, symbols, layouts, sizes, modules, unwinder, text, stack_bytes, learnt })
     }
 
     /// What was learnt of its build, if that was not known before.
@@ -244,28 +248,13 @@ impl<'m> Kernel<'m> {
             context: Context::Task,
         }))
     }
-
-    fn tables(&self, layout: layout::OrcEntry) -> Result<Option<Orc>, Fault> {
-        let symbol = |name| self.symbols.maybe(name);
-        let (Some(places), Some(end), Some(entries), Some(first)) = (
-            symbol("__start_orc_unwind_ip"),
-            symbol("__stop_orc_unwind_ip"),
-            symbol("__start_orc_unwind"),
-            symbol("__switch_to_asm"),
-        ) else {
-            return Ok(None);
-        };
-        let count = end.saturating_sub(places) / 4;
-        let mut tables = vec![Table { code: self.text.clone(), places, entries, count }];
-        tables.extend(self.modules.iter().filter_map(|module| module.orc.clone()));
-        Orc::new(&self.space, layout, tables, first)
-    }
 }
 
 impl Described {
     /// Goes through all descriptions, and tells what was learnt if the kernel says which build it is.
     fn first(
         space: &Space<'_>,
+        architecture: Architecture,
         text: u64,
         known: &[(&'static str, u64)],
     ) -> Result<(Self, Option<Learnt>), OpenError> {
@@ -274,7 +263,7 @@ impl Described {
         let types = must("__start_BTF")?..must("__stop_BTF")?;
         let types = Types::read(space, types).map_err(OpenError::Types)?;
         let start = must("_text")?;
-        let described = Self::of(symbols, &types, space).map_err(OpenError::Types)?;
+        let described = Self::of(symbols, architecture, &types, space).map_err(OpenError::Types)?;
         let learnt = described.build(space).map(|build| {
             let symbols = described.symbols.places(start, &boot::KNOWN, &SYMBOLS);
             Learnt { build, symbols, types: types.answers() }
@@ -283,14 +272,24 @@ impl Described {
     }
 
     /// Takes what was learnt; nothing if this is another build, or anything in it does not fit.
-    fn again(space: &Space<'_>, known: &[(&'static str, u64)], learnt: &Learnt) -> Option<Self> {
+    fn again(
+        space: &Space<'_>,
+        architecture: Architecture,
+        known: &[(&'static str, u64)],
+        learnt: &Learnt,
+    ) -> Option<Self> {
         let symbols = Symbols::again(space, &learnt.symbols, known, &SYMBOLS)?;
         let types = Types::remembered(learnt.types.clone()).ok()?;
-        let described = Self::of(symbols, &types, space).ok()?;
+        let described = Self::of(symbols, architecture, &types, space).ok()?;
         (described.build(space)? == learnt.build).then_some(described)
     }
 
-    fn of(symbols: Symbols, types: &Types, space: &Space<'_>) -> Result<Self, TypesError> {
+    fn of(
+        symbols: Symbols,
+        architecture: Architecture,
+        types: &Types,
+        space: &Space<'_>,
+    ) -> Result<Self, TypesError> {
         let memory_bytes = types.bytes_of(space, "module_memory")?.unwrap_or_default();
         let modules = modules::Layout {
             module: layout::Module::of(types, space)?,
@@ -303,7 +302,7 @@ impl Described {
             layouts: Layouts::of(types, space)?,
             sizes: Sizes::of(types, space)?,
             modules,
-            orc: layout::OrcEntry::of(types, space)?,
+            unwinding: unwind::Layouts::of(architecture, types, space)?,
         })
     }
 
@@ -327,7 +326,6 @@ impl Layouts {
         Ok(Self {
             task: layout::Task::of(types, space)?,
             signal: layout::Signal::of(types, space)?,
-            frame: layout::InactiveFrame::of(types, space)?,
             queue: layout::RunQueue::of(types, space)?,
             timers: layout::Timers::of(types, space)?,
             ring: layout::Ring::of(types, space)?,

@@ -1,7 +1,7 @@
 //! The kernel's own address space.
 
 use super::memory::{Fault, Reader};
-use super::x86_64::paging::Paging;
+use super::paging::Paging;
 use std::ops::Range;
 
 /// What is read at once where a table is gone through; RAM and kernel images begin and end at

@@ -5,8 +5,8 @@ use super::machine::Registers;
 use super::memory::Fault;
 use super::open::place;
 use super::types::layout::Layout;
+use super::unwind::{Call, End, Stack};
 use super::walk::List;
-use super::x86_64::unwind::{Call, Cursor, End, Stack};
 use std::collections::BTreeMap;
 
 /// A guest that has more is shown in part; `pid_max` of a stock guest is half of that per CPU and less.
@@ -14,9 +14,6 @@ const TASKS: usize = 65_536;
 
 /// How often a list that changed while it was read is read again.
 const TRIES: usize = 3;
-
-/// `THREAD_SIZE` without KASAN.
-pub(super) const STACK_BYTES: u64 = 16 * 1024;
 
 /// `PF_KTHREAD`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -171,21 +168,15 @@ impl Task {
         kernel: &'k Kernel<'m>,
     ) -> Result<Option<Trail<'k, 'm>>, Fault> {
         let sp = self.mark.sp;
-        if self.on_cpu || !self.has(sp) {
+        if self.on_cpu || self.stack == 0 || sp.wrapping_sub(self.stack) >= kernel.stack_bytes {
             return Ok(None);
         }
-        let bytes = self.stack.wrapping_add(STACK_BYTES).wrapping_sub(sp);
+        let bytes = self.stack.wrapping_add(kernel.stack_bytes).wrapping_sub(sp);
         let bytes = kernel.space.bytes(sp, bytes as usize)?;
         let stack = Stack { space: &kernel.space, at: sp, bytes };
-        let layout = &kernel.layouts.frame;
-        let (ip, bp) = (stack.u64(place(sp, layout.ret_addr))?, stack.u64(place(sp, layout.bp))?);
-        let caller = place(sp, layout.ret_addr).wrapping_add(8);
-        Ok(Some(kernel.trail(stack, Cursor::asleep(ip, caller, bp))))
-    }
-
-    /// Whether an address is on its stack.
-    pub(super) fn has(&self, address: u64) -> bool {
-        address.wrapping_sub(self.stack) < STACK_BYTES && self.stack != 0
+        let saved = place(self.at, kernel.layouts.task.sp);
+        let (calls, end) = kernel.unwinder.asleep(kernel, &stack, saved)?;
+        Ok(Some(Trail { stack, calls, end }))
     }
 }
 
@@ -193,12 +184,8 @@ impl<'m> Kernel<'m> {
     /// Where a CPU is, if that is in the kernel.
     pub(super) fn running<'k>(&'k self, cpu: &Registers) -> Option<Trail<'k, 'm>> {
         let stack = Stack { space: &self.space, at: 0, bytes: Vec::new() };
-        (cpu.cpl == 0 && self.is_text(cpu.rip)).then(|| self.trail(stack, Cursor::running(cpu)))
-    }
-
-    fn trail<'k>(&'k self, stack: Stack<'k, 'm>, cursor: Cursor) -> Trail<'k, 'm> {
-        let (calls, end) = cursor.unwind(&stack, self.orc.as_ref(), &|at| self.is_text(at));
-        Trail { stack, calls, end }
+        let (calls, end) = self.unwinder.running(self, &stack, cpu)?;
+        Some(Trail { stack, calls, end })
     }
 }
 

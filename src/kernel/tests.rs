@@ -5,16 +5,18 @@ use super::faulty::{Rubbish, Sparse};
 use super::locks::Locks;
 use super::log::Log;
 use super::look::{Outside, look};
-use super::machine::Registers;
+use super::machine::{Architecture, Registers, X86_64};
 use super::memory::{Allowance, Fault, Memory, Reader};
 use super::open::{Kernel, Layouts, OpenError, Sizes, place};
+use super::paging::Paging;
 use super::space::{Image, Space};
 use super::symbols::Symbols;
 use super::tasks::Tasks;
 use super::types::layout::{self, Field};
 use super::types::tests::Writer;
 use super::types::{self, Types};
-use super::x86_64::paging::Paging;
+use super::unwind::{self, Unwinder};
+use super::x86_64;
 use crate::evidence::memory::Lock;
 use crate::evidence::trace::Frame;
 use proptest::prelude::*;
@@ -22,6 +24,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 const DESCRIPTION: u64 = 0x10_0000;
+const ARM64: Architecture = Architecture::Arm64 { address_bits: 48, page_bytes: 4096 };
+const ARM64_CODE: u64 = 0xffff_8000_8000_0000;
 const SIZES: Sizes = Sizes { descriptor: 64, info: 128, super_block: 128 };
 
 /// Every member of every structure has 16 bytes, as a list's links have, and each that is nested the
@@ -53,17 +57,24 @@ pub(super) fn description() -> Vec<u8> {
     writer.done()
 }
 
-fn layouts() -> Layouts {
-    static KNOWN: OnceLock<Layouts> = OnceLock::new();
-    *KNOWN.get_or_init(described)
+pub(super) fn layouts() -> Layouts {
+    described().0
 }
 
-fn described() -> Layouts {
+/// All structures, and those that unwinding takes by architecture.
+fn described() -> (Layouts, [unwind::Layouts; 2]) {
+    static KNOWN: OnceLock<(Layouts, [unwind::Layouts; 2])> = OnceLock::new();
+    *KNOWN.get_or_init(describe)
+}
+
+fn describe() -> (Layouts, [unwind::Layouts; 2]) {
     let (mut memory, bytes) = (Sparse::default(), description());
     memory.write(DESCRIPTION, &bytes);
     let space = types::tests::space(&memory);
     let types = Types::read(&space, DESCRIPTION..DESCRIPTION + bytes.len() as u64).unwrap();
-    Layouts::of(&types, &space).unwrap()
+    let unwinding = [Architecture::X86_64, ARM64]
+        .map(|architecture| unwind::Layouts::of(architecture, &types, &space).unwrap());
+    (Layouts::of(&types, &space).unwrap(), unwinding)
 }
 
 /// A kernel in which virtual and physical addresses are the same.
@@ -72,16 +83,53 @@ pub(crate) fn kernel<'m>(
     reads: u64,
     symbols: &[(&'static str, u64)],
 ) -> Kernel<'m> {
+    of(Architecture::X86_64, memory, reads, symbols)
+}
+
+/// The same of an arm64 machine, whose code and stacks are in the upper half.
+pub(super) fn arm64<'m>(
+    memory: &'m dyn Memory,
+    reads: u64,
+    symbols: &[(&'static str, u64)],
+) -> Kernel<'m> {
+    let mut kernel = of(ARM64, memory, reads, symbols);
+    kernel.text = std::iter::once(ARM64_CODE..ARM64_CODE + 0x10_0000).collect();
+    kernel
+}
+
+/// Those that unwinding takes on arm64.
+pub(super) fn unwinding() -> super::arm64::unwind::Layouts {
+    match described().1 {
+        [_, unwind::Layouts::Arm64(layouts)] => layouts,
+        [_, unwind::Layouts::X86_64(_)] => unreachable!(),
+    }
+}
+
+fn of<'m>(
+    architecture: Architecture,
+    memory: &'m dyn Memory,
+    reads: u64,
+    symbols: &[(&'static str, u64)],
+) -> Kernel<'m> {
     let reader = Reader::new(memory, Allowance { reads, bytes: 16 << 20 });
-    let image = Image { at: 0..1 << 47, to_physical: 0 };
+    let image = match architecture {
+        Architecture::X86_64 => Image { at: 0..1 << 47, to_physical: 0 },
+        Architecture::Arm64 { .. } => Image { at: 0xffff << 48..u64::MAX, to_physical: 0 },
+    };
+    let space = Space::new(reader, Paging::new(0, x86_64::paging::form(0)), image);
+    let (layouts, [x86_64, arm64]) = described();
+    let unwinding = if architecture == ARM64 { arm64 } else { x86_64 };
+    let symbols = Symbols::of(symbols);
+    let unwinder = Unwinder::new(unwinding, &space, &symbols, &[], &[]).unwrap();
     Kernel {
-        space: Space::new(reader, Paging::new(0, 0), image),
-        symbols: Symbols::of(symbols),
-        layouts: layouts(),
+        space,
+        symbols,
+        layouts,
         sizes: SIZES,
         modules: Vec::new(),
-        orc: None,
+        unwinder,
         text: std::iter::once(0x40_0000..0x50_0000).collect(),
+        stack_bytes: architecture.stack_bytes(),
         learnt: None,
     }
 }
@@ -331,8 +379,8 @@ proptest! {
     fn a_look_at_any_memory_ends(bytes in proptest::collection::vec(any::<u8>(), 1..48), cpu: [u64; 4]) {
         let memory = Rubbish(bytes);
         let kernel = kernel(&memory, 20_000, &SYMBOLS);
-        let registers = Registers { rip: 0x40_1000, rsp: cpu[0], rbp: cpu[1], r10: cpu[2], r13: cpu[3], ..Registers::default() };
-        _ = look(&kernel, Outside { registers: &[(0, registers)], before: None });
+        let registers = X86_64 { rip: 0x40_1000, rsp: cpu[0], rbp: cpu[1], r10: cpu[2], r13: cpu[3], ..X86_64::default() };
+        _ = look(&kernel, Outside { registers: &[(0, Registers::X86_64(registers))], before: None });
         _ = Log::read(&kernel, 1 << 16);
         _ = Sample::take(&kernel);
         prop_assert!(kernel.spent().reads <= 20_000);
@@ -374,8 +422,8 @@ proptest! {
     #[test]
     fn no_kernel_is_found_in_any_memory(bytes in proptest::collection::vec(any::<u8>(), 1..64), cr3: u64, idt: u64) {
         let memory = Rubbish(bytes);
-        let cpu = Registers { cr3, idt, ..Registers::default() };
-        let opened = Kernel::open(&memory, &[cpu]);
+        let cpu = X86_64 { cr3, idt, ..X86_64::default() };
+        let opened = Kernel::open(&memory, &[Registers::X86_64(cpu)]);
         prop_assert!(matches!(opened.err(), Some(OpenError::NotFound | OpenError::Symbols(_) | OpenError::Fault(Fault::Spent))));
     }
 }

@@ -76,7 +76,8 @@ impl Dump {
         let mut cpus = Vec::new();
         for notes in layout.notes {
             let most = (notes.end - notes.start).min(elf::NOTES_BYTES);
-            cpus.extend(elf::registers(&read(&file, notes.start, most).map_err(failed)?));
+            let notes = read(&file, notes.start, most).map_err(failed)?;
+            cpus.extend(elf::registers(layout.machine, &notes));
         }
         let loads = layout.loads.into_iter();
         let pieces = loads.map(|(guest, offset)| Piece { guest, file: Rc::clone(&file), offset });

@@ -1,7 +1,7 @@
 //! ELF as `dump-guest-memory` writes it: where RAM lies in the file, and QEMU's notes with the
 //! registers of every CPU.
 
-use crate::kernel::machine::Registers;
+use crate::kernel::machine::{Arm64, Registers, X86_64};
 use std::ops::Range;
 
 /// Segments of a dump: one a piece of RAM, some more where the guest's page tables were followed.
@@ -16,13 +16,26 @@ pub(super) const HEAD_BYTES: usize = 64 + SEGMENTS * PROGRAM_HEADER;
 const PROGRAM_HEADER: usize = 56;
 
 const MACHINE_X86_64: u16 = 62;
+const MACHINE_ARM64: u16 = 183;
 const TYPE_CORE: u16 = 4;
 const LOAD: u32 = 1;
 const NOTE: u32 = 4;
 
+/// `NT_PRSTATUS`.
+const STATUS: u32 = 1;
+
+/// Whose registers notes have.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Machine {
+    #[default]
+    X86_64,
+    Arm64,
+}
+
 /// What the headers say.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Layout {
+    pub(super) machine: Machine,
     /// RAM: physical addresses, and where the first of them is in the file.
     pub(super) loads: Vec<(Range<u64>, u64)>,
     /// Where notes are in the file.
@@ -36,7 +49,7 @@ pub enum ElfError {
     #[error("its ELF headers are cut short")]
     Short,
     /// It is an ELF file of another kind.
-    #[error("it is an ELF file, but no 64-bit little-endian dump of an x86-64 machine")]
+    #[error("it is an ELF file, but no 64-bit little-endian dump of an x86-64 or arm64 machine")]
     OtherKind,
 }
 
@@ -49,13 +62,18 @@ pub(super) fn is_elf(head: &[u8]) -> bool {
 pub(super) fn layout(head: &[u8]) -> Result<Layout, ElfError> {
     let half = |at: usize| array(head, at).map(u16::from_le_bytes).ok_or(ElfError::Short);
     let is_64_little = head.get(4..6).ok_or(ElfError::Short)? == [2, 1];
-    if !is_64_little || half(16)? != TYPE_CORE || half(18)? != MACHINE_X86_64 {
+    let machine = match half(18)? {
+        MACHINE_X86_64 => Machine::X86_64,
+        MACHINE_ARM64 => Machine::Arm64,
+        _ => return Err(ElfError::OtherKind),
+    };
+    if !is_64_little || half(16)? != TYPE_CORE {
         return Err(ElfError::OtherKind);
     }
     let at = array(head, 32).map(u64::from_le_bytes).ok_or(ElfError::Short)?;
     let at = usize::try_from(at).map_err(|_| ElfError::Short)?;
     let count = usize::from(half(56)?).min(SEGMENTS);
-    let mut layout = Layout::default();
+    let mut layout = Layout { machine, ..Layout::default() };
     for number in 0..count {
         let start = at.checked_add(number * PROGRAM_HEADER).ok_or(ElfError::Short)?;
         let header = head.get(start..).and_then(|rest| rest.get(..PROGRAM_HEADER));
@@ -81,13 +99,19 @@ impl Layout {
     }
 }
 
-/// The registers in QEMU's own notes, a CPU each, in order.
-pub(super) fn registers(mut notes: &[u8]) -> Vec<Registers> {
+/// The registers in notes, a CPU each, in order: QEMU's own where there are such, else those that every
+/// dump has.
+pub(super) fn registers(machine: Machine, mut notes: &[u8]) -> Vec<Registers> {
     let mut cpus = Vec::new();
     while let Some((name, description, rest)) = note(notes) {
-        if name == b"QEMU\0" {
-            cpus.extend(state(description));
-        }
+        let kind = array(notes, 8).map(u32::from_le_bytes);
+        cpus.extend(match (machine, name) {
+            (Machine::X86_64, b"QEMU\0") => state(description).map(Registers::X86_64),
+            (Machine::Arm64, b"CORE\0") if kind == Some(STATUS) => {
+                status(description).map(Registers::Arm64)
+            }
+            _ => None,
+        });
         notes = rest;
     }
     cpus
@@ -108,13 +132,13 @@ fn note(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 /// QEMU's `QEMUCPUState`: version and size, 18 general registers, ten segments of 24 bytes (base at
 /// 16), five control registers, and the kernel's GS base where the version has it.
-fn state(bytes: &[u8]) -> Option<Registers> {
+fn state(bytes: &[u8]) -> Option<X86_64> {
     let word = |at| array(bytes, at).map(u64::from_le_bytes);
     let general = |number: usize| word(8 + 8 * number);
     let segment = |number: usize| 152 + 24 * number;
     let control = |number: usize| word(segment(10) + 8 * number);
     let selector = array(bytes, segment(0)).map(u32::from_le_bytes)?;
-    Some(Registers {
+    Some(X86_64 {
         rdx: general(3)?,
         rdi: general(5)?,
         rsp: general(6)?,
@@ -128,6 +152,18 @@ fn state(bytes: &[u8]) -> Option<Registers> {
         cr3: control(3)?,
         cr4: control(4)?,
         halted: false,
+    })
+}
+
+/// `elf_prstatus` of arm64: 112 bytes of a process, then X0 to X30, SP, PC and PSTATE.
+fn status(bytes: &[u8]) -> Option<Arm64> {
+    let register = |number: usize| array(bytes, 112 + 8 * number).map(u64::from_le_bytes);
+    Some(Arm64 {
+        fp: register(29)?,
+        lr: register(30)?,
+        sp: register(31)?,
+        pc: register(32)?,
+        pstate: register(33)?,
     })
 }
 
@@ -183,13 +219,28 @@ pub(super) mod tests {
         assert_eq!(*guest, 1 << 20..(1 << 20) + 3);
         assert_eq!(&file[*offset as usize..], b"RAM");
         let notes = layout.notes[0].start as usize..layout.notes[0].end as usize;
-        let cpus = registers(&file[notes]);
-        assert_eq!(cpus.len(), 1);
-        assert_eq!(
-            (cpus[0].cr3, cpus[0].cr4, cpus[0].idt),
-            (0x1000, 1 << 12, 0xffff_fe00_0000_0000)
-        );
-        assert_eq!((cpus[0].rsp, cpus[0].rip), (0xffff_c900_0000_0100, 0xffff_ffff_8100_0000));
+        let [Registers::X86_64(cpu)] = registers(layout.machine, &file[notes])[..] else {
+            panic!("{layout:?}")
+        };
+        assert_eq!((cpu.cr3, cpu.cr4, cpu.idt), (0x1000, 1 << 12, 0xffff_fe00_0000_0000));
+        assert_eq!((cpu.rsp, cpu.rip), (0xffff_c900_0000_0100, 0xffff_ffff_8100_0000));
+    }
+
+    #[test]
+    fn the_registers_of_an_arm64_machine_are_read() {
+        let mut status = vec![0; 392];
+        for number in 0..34_u8 {
+            status[112 + 8 * usize::from(number)] = number;
+        }
+        let words = |words: [u32; 3]| words.map(u32::to_le_bytes).concat();
+        let mut notes = [words([5, 4, 2]), b"CORE\0\0\0\0abcd".to_vec()].concat();
+        notes.extend([words([5, 392, STATUS]), b"CORE\0\0\0\0".to_vec(), status].concat());
+        let expected = Arm64 { fp: 29, lr: 30, sp: 31, pc: 32, pstate: 33 };
+        assert_eq!(registers(Machine::Arm64, &notes), [Registers::Arm64(expected)]);
+        assert_eq!(registers(Machine::X86_64, &notes), []);
+        let mut file = sample(b"RAM");
+        file[18] = 183;
+        assert_eq!(layout(&file).unwrap().machine, Machine::Arm64);
     }
 
     #[test]
@@ -206,7 +257,9 @@ pub(super) mod tests {
         #[test]
         fn any_bytes_are_taken(bytes: Vec<u8>, at in 0_usize..600, garbage: [u8; 8]) {
             _ = layout(&bytes);
-            registers(&bytes);
+            for machine in [Machine::X86_64, Machine::Arm64] {
+                registers(machine, &bytes);
+            }
             let mut file = sample(b"RAM");
             for (byte, value) in file[at..].iter_mut().zip(garbage) {
                 *byte = value;
@@ -214,7 +267,7 @@ pub(super) mod tests {
             if let Ok(layout) = layout(&file) {
                 for range in layout.notes {
                     let clip = |at: u64| (at as usize).min(file.len());
-                    registers(&file[clip(range.start)..clip(range.end)]);
+                    registers(layout.machine, &file[clip(range.start)..clip(range.end)]);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernel::Kernel;
 use crate::kernel::faulty::Sparse;
-use crate::kernel::machine::Registers;
+use crate::kernel::machine::{Registers, X86_64};
 use crate::kernel::memory::Spent;
 use crate::kernel::open::SYMBOLS;
 use crate::kernel::symbols::tests::early_table;
@@ -122,7 +122,8 @@ impl Boot {
         let pieces: [&[u8]; 5] =
             [&text[..2], &[0x10, 0, 0, 0x8e], &text[2..4], &text[4..], &[0; 4]];
         memory.write(0x5000 + 14 * 16, &pieces.concat());
-        (memory, Registers { cr3: 0x10_0000, idt: IDT, ..Registers::default() })
+        let cpu = X86_64 { cr3: 0x10_0000, idt: IDT, ..X86_64::default() };
+        (memory, Registers::X86_64(cpu))
     }
 
     /// The page that a crash dump goes by.

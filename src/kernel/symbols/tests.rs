@@ -3,8 +3,9 @@
 use super::*;
 use crate::kernel::faulty::{Rubbish, Sparse};
 use crate::kernel::memory::{Allowance, Reader};
+use crate::kernel::paging::Paging;
 use crate::kernel::space::Image;
-use crate::kernel::x86_64::paging::Paging;
+use crate::kernel::x86_64;
 use locate::Rule;
 use proptest::prelude::*;
 
@@ -19,7 +20,7 @@ fn space(memory: &dyn crate::kernel::memory::Memory, allowance: Allowance) -> Sp
         at: BASE - (16 << 20)..BASE + (64 << 20),
         to_physical: 0x100_0000_u64.wrapping_sub(BASE),
     };
-    Space::new(Reader::new(memory, allowance), Paging::new(0, 0), image)
+    Space::new(Reader::new(memory, allowance), Paging::new(0, x86_64::paging::form(0)), image)
 }
 
 /// Symbol `number`: some are per CPU, two have one address, one has a long name.

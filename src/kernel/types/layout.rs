@@ -97,7 +97,7 @@ layouts! {
         exit_state: "exit_state",
         flags: "flags",
         stack: "stack",
-        sp: "thread.sp",
+        sp: "thread.sp" | "thread.cpu_context.sp",
         on_cpu: "on_cpu",
         parent: "real_parent",
         signal: "signal",
@@ -115,6 +115,19 @@ layouts! {
     InactiveFrame = "inactive_task_frame" {
         bp: "bp",
         ret_addr: "ret_addr",
+    }
+    /// What is kept of an arm64 CPU whose task does not run.
+    CpuContext = "cpu_context" {
+        fp: "fp",
+        sp: "sp",
+        pc: "pc",
+    }
+    /// What an arm64 kernel stores where it is entered.
+    Exception = "pt_regs" {
+        registers: "regs",
+        pc: "pc",
+        pstate: "pstate",
+        frame: "stackframe",
     }
     /// A CPU's queue of tasks.
     RunQueue = "rq" {

@@ -4,8 +4,9 @@ use super::description::Description;
 use super::*;
 use crate::kernel::faulty::{Rubbish, Sparse};
 use crate::kernel::memory::{Allowance, Memory, Reader};
+use crate::kernel::paging::Paging;
 use crate::kernel::space::Image;
-use crate::kernel::x86_64::paging::Paging;
+use crate::kernel::x86_64;
 use proptest::prelude::*;
 
 const AT: u64 = 0x1_0000;
@@ -13,7 +14,7 @@ const AT: u64 = 0x1_0000;
 pub(in crate::kernel) fn space(memory: &dyn Memory) -> Space<'_> {
     let image = Image { at: 0..1 << 40, to_physical: 0 };
     let allowance = Allowance { reads: 100_000, bytes: 64 << 20 };
-    Space::new(Reader::new(memory, allowance), Paging::new(0, 0), image)
+    Space::new(Reader::new(memory, allowance), Paging::new(0, x86_64::paging::form(0)), image)
 }
 
 /// Writes a description; `u64` is type 1, `u32` is type 2.

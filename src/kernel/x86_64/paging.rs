@@ -1,109 +1,36 @@
 //! Page tables of four and five levels.
 
-use crate::kernel::memory::{Fault, Reader};
-use std::cell::RefCell;
+use crate::kernel::paging::{Entry, Form};
 
-const PAGE: u64 = 1 << 12;
-const SLICE: u64 = 1 << 21;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PRESENT: u64 = 1;
 const HUGE: u64 = 1 << 7;
 
-/// Slices of 2 MiB whose translation is remembered: those of a guest's working set.
-const REMEMBERED: usize = 1024;
-
-/// Page tables that begin at a root.
-pub(crate) struct Paging {
-    root: u64,
-    levels: u32,
-    /// By slice. The last level is never remembered: the kernel maps stacks anew all the time.
-    slices: RefCell<Vec<Option<(u64, Slice)>>>,
+/// The form of the tables that a CPU uses, by its CR4.
+pub(crate) fn form(cr4: u64) -> Form {
+    let levels = if cr4 & 1 << 12 == 0 { 4 } else { 5 };
+    Form { page_bits: 12, levels, address_bits: 12 + 9 * levels, has_low_half: true, entry }
 }
 
-/// What 2 MiB of addresses lead to.
-#[derive(Clone, Copy)]
-enum Slice {
-    /// One piece of RAM.
-    Piece(u64),
-    /// A table of pages.
-    Table(u64),
-}
-
-impl Paging {
-    /// The tables that a CPU uses, by its CR3 and CR4.
-    pub(crate) fn new(cr3: u64, cr4: u64) -> Self {
-        let levels = if cr4 & 1 << 12 == 0 { 4 } else { 5 };
-        Self { root: cr3 & ADDRESS, levels, slices: RefCell::new(vec![None; REMEMBERED]) }
+fn entry(word: u64, level: u32) -> Entry {
+    let is_piece = level == 1 || matches!(level, 2 | 3) && word & HUGE != 0;
+    match word & PRESENT {
+        0 => Entry::Nothing,
+        _ if is_piece => Entry::Piece(word & ADDRESS),
+        _ => Entry::Table(word & ADDRESS),
     }
-
-    /// Tables of as many levels with another root.
-    pub(crate) fn with_root(&self, root: u64) -> Self {
-        let slices = RefCell::new(vec![None; REMEMBERED]);
-        Self { root: root & ADDRESS, levels: self.levels, slices }
-    }
-
-    /// Where an address is in RAM, and how much follows in one piece.
-    pub(crate) fn physical(&self, reader: &Reader<'_>, at: u64) -> Result<(u64, u64), Fault> {
-        match self.slice(reader, at)? {
-            Slice::Piece(start) => Ok((start + at % SLICE, SLICE - at % SLICE)),
-            Slice::Table(table) => {
-                let entry = entry(reader, table, at, 1)?;
-                Ok(((entry & ADDRESS) + at % PAGE, PAGE - at % PAGE))
-            }
-        }
-    }
-
-    fn slice(&self, reader: &Reader<'_>, at: u64) -> Result<Slice, Fault> {
-        let key = at / SLICE;
-        let place = usize::try_from(key).unwrap_or_default() % REMEMBERED;
-        if let Some((_, slice)) = self.slices.borrow()[place].filter(|(known, _)| *known == key) {
-            return Ok(slice);
-        }
-        let slice = self.walk(reader, at)?;
-        self.slices.borrow_mut()[place] = Some((key, slice));
-        Ok(slice)
-    }
-
-    fn walk(&self, reader: &Reader<'_>, at: u64) -> Result<Slice, Fault> {
-        if !self.is_canonical(at) {
-            return Err(Fault::NotMapped(at));
-        }
-        let mut table = self.root;
-        for level in (2..=self.levels).rev() {
-            let entry = entry(reader, table, at, level)?;
-            if matches!(level, 2 | 3) && entry & HUGE != 0 {
-                let piece = 1_u64 << shift(level);
-                let start = entry & ADDRESS & !(piece - 1);
-                return Ok(Slice::Piece(start + at % piece / SLICE * SLICE));
-            }
-            table = entry & ADDRESS;
-        }
-        Ok(Slice::Table(table))
-    }
-
-    /// The bits above the highest that is translated repeat it.
-    fn is_canonical(&self, at: u64) -> bool {
-        let rest = (at as i64) >> (shift(self.levels) + 8);
-        rest == 0 || rest == -1
-    }
-}
-
-fn shift(level: u32) -> u32 {
-    12 + 9 * (level - 1)
-}
-
-fn entry(reader: &Reader<'_>, table: u64, at: u64, level: u32) -> Result<u64, Fault> {
-    let index = at >> shift(level) & 0x1ff;
-    let entry = reader.u64(table + index * 8)?;
-    if entry & PRESENT == 0 { Err(Fault::NotMapped(at)) } else { Ok(entry) }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::kernel::faulty::{Rubbish, Sparse};
-    use crate::kernel::memory::Allowance;
+    use crate::kernel::memory::{Allowance, Fault, Reader};
+    use crate::kernel::paging::Paging;
     use proptest::prelude::*;
+
+    const PAGE: u64 = 1 << 12;
+    const SLICE: u64 = 1 << 21;
 
     /// Maps pages, for tests of what is read through them.
     pub(crate) struct Tables {
@@ -120,9 +47,10 @@ pub(crate) mod tests {
 
         /// Maps a piece of a page (level 1), 2 MiB (2) or 1 GiB (3).
         pub(crate) fn map(&mut self, memory: &mut Sparse, at: u64, physical: u64, level: u32) {
+            let form = form(if self.levels == 5 { 1 << 12 } else { 0 });
             let mut table = self.root;
             for upper in (level + 1..=self.levels).rev() {
-                let slot = table + (at >> shift(upper) & 0x1ff) * 8;
+                let slot = table + form.index(at, upper) * 8;
                 let mut word = [0; 8];
                 crate::kernel::memory::Memory::read(memory, slot, &mut word).unwrap();
                 if word == [0; 8] {
@@ -135,7 +63,7 @@ pub(crate) mod tests {
                 }
             }
             let huge = if level > 1 { HUGE } else { 0 };
-            let slot = table + (at >> shift(level) & 0x1ff) * 8;
+            let slot = table + form.index(at, level) * 8;
             memory.write(slot, &(physical | PRESENT | huge).to_le_bytes());
         }
     }
@@ -151,7 +79,7 @@ pub(crate) mod tests {
             tables.map(&mut memory, 0xffff_ffff_8100_0000, 0x1_0020_0000, 2);
             tables.map(&mut memory, 0xffff_c900_0000_3000, 0x7000, 1);
             let reader = Reader::new(&memory, PLENTY);
-            let paging = Paging::new(0x10_0000 | 0x18, if levels == 5 { 1 << 12 } else { 0 });
+            let paging = Paging::new(0x10_0000 | 0x18, form(if levels == 5 { 1 << 12 } else { 0 }));
             let physical = |at| paging.physical(&reader, at);
             assert_eq!(physical(0xffff_8880_1234_5678), Ok((0x5234_5678, 0xb_a988)));
             assert_eq!(physical(0xffff_ffff_8100_0010), Ok((0x1_0020_0010, 0x1f_fff0)));
@@ -173,7 +101,7 @@ pub(crate) mod tests {
         let mut memory = Sparse::default();
         let mut tables = Tables::new(&mut memory, 0x10_0000, 4);
         tables.map(&mut memory, 0xffff_c900_0000_3000, 0x7000, 1);
-        let paging = Paging::new(0x10_0000, 0);
+        let paging = Paging::new(0x10_0000, form(0));
         assert_eq!(
             paging.physical(&Reader::new(&memory, PLENTY), 0xffff_c900_0000_3000),
             Ok((0x7000, PAGE))
@@ -190,7 +118,7 @@ pub(crate) mod tests {
         fn tables_of_any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 1..64), at: u64, cr3: u64, cr4: u64) {
             let memory = Rubbish(bytes);
             let reader = Reader::new(&memory, PLENTY);
-            if let Ok((physical, left)) = Paging::new(cr3, cr4).physical(&reader, at) {
+            if let Ok((physical, left)) = Paging::new(cr3, form(cr4)).physical(&reader, at) {
                 prop_assert!(physical < 1 << 53 && left > 0 && left <= SLICE);
             }
             prop_assert!(reader.spent().reads <= 5);

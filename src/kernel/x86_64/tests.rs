@@ -1,12 +1,13 @@
 //! Unwinding by both ways, over stacks that are right, damaged, or rubbish.
 
 use super::orc::{Orc, Table};
-use super::unwind::{Call, Cursor, End, Stack};
+use super::registers::Registers;
+use super::unwind::Cursor;
 use crate::kernel::faulty::{Rubbish, Sparse};
-use crate::kernel::machine::Registers;
 use crate::kernel::types::Types;
 use crate::kernel::types::layout::OrcEntry;
 use crate::kernel::types::tests::{Writer, space};
+use crate::kernel::unwind::{Call, End, Stack};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 

@@ -1,46 +1,33 @@
 //! Who called whom: by ORC where the kernel has it, else by the frames that its functions keep.
-//!
-//! A stack is read once, so that it is of one moment, and unwound from that copy; only what lies
-//! elsewhere, as the stacks of interrupts do, is read from the guest as it goes.
 
-use super::orc::{Base, Entry, Orc, Shape};
-use crate::kernel::machine::Registers;
+use super::orc::{Base, Entry, Orc, Shape, Table};
+use super::registers::Registers;
+use crate::kernel::Kernel;
 use crate::kernel::memory::Fault;
+use crate::kernel::modules::Module;
+use crate::kernel::open::place;
 use crate::kernel::space::Space;
-
-/// Deeper stacks are shown up to here.
-const FRAMES: usize = 96;
+use crate::kernel::symbols::Symbols;
+use crate::kernel::types::{Types, TypesError, layout};
+use crate::kernel::unwind::{Call, End, FRAMES, Stack};
+use std::ops::Range;
 
 /// Words that the kernel stores of a process or of what it interrupts: all registers, in the order of
 /// `pt_regs`, or the five that the CPU stores.
 const ALL: usize = 21;
 const INTERRUPT: usize = 5;
 
-/// Where a stack was unwound to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::kernel) enum End {
-    /// To where the kernel was entered from a process.
-    User,
-    /// To where the task began.
-    Start,
-    /// Not to its end.
-    Lost,
+/// The structures that unwinding takes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::kernel) struct Layouts {
+    frame: layout::InactiveFrame,
+    orc: layout::OrcEntry,
 }
 
-/// One call.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::kernel) struct Call {
-    /// Where it returns to, or where it is.
-    pub(in crate::kernel) at: u64,
-    /// Whether it is where a CPU is, rather than where a call returns to.
-    pub(in crate::kernel) is_exact: bool,
-}
-
-/// A part of a stack, of one moment.
-pub(in crate::kernel) struct Stack<'s, 'm> {
-    pub(in crate::kernel) space: &'s Space<'m>,
-    pub(in crate::kernel) at: u64,
-    pub(in crate::kernel) bytes: Vec<u8>,
+/// Unwinds stacks of one kernel.
+pub(in crate::kernel) struct Unwinder {
+    frame: layout::InactiveFrame,
+    orc: Option<Orc>,
 }
 
 /// Where the unwinding is.
@@ -68,19 +55,68 @@ enum Step {
     End(End),
 }
 
-impl Stack<'_, '_> {
-    pub(in crate::kernel) fn u64(&self, at: u64) -> Result<u64, Fault> {
-        let place = usize::try_from(at.wrapping_sub(self.at)).ok();
-        let copied = place.and_then(|place| self.bytes.get(place..)?.first_chunk());
-        copied.map_or_else(|| self.space.u64(at), |word| Ok(u64::from_le_bytes(*word)))
+impl Layouts {
+    pub(in crate::kernel) fn of(types: &Types, space: &Space<'_>) -> Result<Self, TypesError> {
+        Ok(Self {
+            frame: layout::InactiveFrame::of(types, space)?,
+            orc: layout::OrcEntry::of(types, space)?,
+        })
+    }
+}
+
+impl Unwinder {
+    pub(in crate::kernel) fn new(
+        layouts: Layouts,
+        space: &Space<'_>,
+        symbols: &Symbols,
+        text: &[Range<u64>],
+        modules: &[Module],
+    ) -> Result<Self, Fault> {
+        let Layouts { frame, orc } = layouts;
+        let symbol = |name| symbols.maybe(name);
+        let (Some(places), Some(end), Some(entries), Some(first)) = (
+            symbol("__start_orc_unwind_ip"),
+            symbol("__stop_orc_unwind_ip"),
+            symbol("__start_orc_unwind"),
+            symbol("__switch_to_asm"),
+        ) else {
+            return Ok(Self { frame, orc: None });
+        };
+        let count = end.saturating_sub(places) / 4;
+        let mut tables = vec![Table { code: text.to_vec(), places, entries, count }];
+        tables.extend(modules.iter().filter_map(|module| module.orc.clone()));
+        Ok(Self { frame, orc: Orc::new(space, orc, tables, first)? })
     }
 
-    fn words<const N: usize>(&self, at: u64) -> Result<[u64; N], Fault> {
-        let mut words = [0; N];
-        for (place, word) in (0..).zip(&mut words) {
-            *word = self.u64(at.wrapping_add(place * 8))?;
-        }
-        Ok(words)
+    /// A task that does not run left on top of its stack where it will go on.
+    pub(in crate::kernel) fn asleep(
+        &self,
+        kernel: &Kernel<'_>,
+        stack: &Stack<'_, '_>,
+    ) -> Result<(Vec<Call>, End), Fault> {
+        let word = |field| stack.u64(place(stack.at, field));
+        let (ip, bp) = (word(self.frame.ret_addr)?, word(self.frame.bp)?);
+        let caller = place(stack.at, self.frame.ret_addr).wrapping_add(8);
+        Ok(self.unwind(kernel, stack, Cursor::asleep(ip, caller, bp)))
+    }
+
+    pub(in crate::kernel) fn running(
+        &self,
+        kernel: &Kernel<'_>,
+        stack: &Stack<'_, '_>,
+        cpu: &Registers,
+    ) -> Option<(Vec<Call>, End)> {
+        let is_in_kernel = !cpu.is_user() && kernel.is_text(cpu.rip);
+        is_in_kernel.then(|| self.unwind(kernel, stack, Cursor::running(cpu)))
+    }
+
+    fn unwind(
+        &self,
+        kernel: &Kernel<'_>,
+        stack: &Stack<'_, '_>,
+        cursor: Cursor,
+    ) -> (Vec<Call>, End) {
+        cursor.unwind(stack, self.orc.as_ref(), &|at| kernel.is_text(at))
     }
 }
 
