@@ -9,6 +9,7 @@ mod all {
     pub(crate) mod programs;
 
     mod arm;
+    mod arm64;
     mod bad_input;
     mod beside;
     mod binding;

@@ -38,7 +38,7 @@ about() {
 guest_up() {
     choose_guest "$1"
     shift
-    local kernel=6.12 wiring=eve sysrq=default console='' quiet=no
+    local arch=x86-64 kernel=6.12 wiring=eve sysrq=default console='' quiet=no
     local memory=512 smp=2 agent=no qga=no disk=no beat=no net=no tap=no login=no
     local shim=no door=no label=no erst=no uefi=no saved=''
     if [ "${1:-}" = --like ]; then
@@ -55,7 +55,7 @@ guest_up() {
     [ $beat = no ] || truncate -s 1M "$LAB_GUEST/beat.img"
     [ $tap = no ] || make_cable
     [ $uefi = no ] || make_firmware
-    "write_config_$wiring" >"$LAB_GUEST/qemu.cfg"
+    "write_config_$(if [ "$arch" = arm64 ]; then echo arm64; else echo "$wiring"; fi)" >"$LAB_GUEST/qemu.cfg"
     local boots=1
     boot
     until await_guest && ! emulator_tripped; do
@@ -66,7 +66,7 @@ guest_up() {
         : >"$LAB_GUEST/console.log"
         boot
     done
-    echo "$LAB_NAME is up: pid $(cat "$LAB_GUEST/pid"), Linux $kernel, wiring $wiring, console $console, files in $LAB_GUEST"
+    echo "$LAB_NAME is up: pid $(cat "$LAB_GUEST/pid"), Linux $kernel ($arch), wiring $wiring, console $console, files in $LAB_GUEST"
 }
 
 # The state of the machine is a file, and its disk stays beside it.
@@ -105,7 +105,7 @@ guest_like() {
 parse_options() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --kernel | --wiring | --sysrq | --console | --memory | --smp)
+        --arch | --kernel | --wiring | --sysrq | --console | --memory | --smp)
             [ $# -ge 2 ] || die "$1 wants a value: see hack/lab help"
             printf -v "${1#--}" '%s' "$2"
             shift
@@ -118,6 +118,8 @@ parse_options() {
         esac
         shift
     done
+    one_of arch x86-64 arm64
+    [ "$arch" = x86-64 ] || wiring=plain
     one_of kernel 6.1 6.12
     one_of wiring eve plain
     one_of sysrq default all off
@@ -127,6 +129,7 @@ parse_options() {
         die "the plain wiring has no hvc0: use --console ttyS0 or --wiring eve"
     [ "$wiring/$shim$door" = plain/nono ] || [ "$wiring" = eve ] ||
         die "the plain wiring has one console: leave --shim and --door out or use --wiring eve"
+    [ "$arch" = x86-64 ] || require_wired_arm64
     number memory 128 16384
     number smp 1 16
 }
@@ -155,7 +158,7 @@ claim_directory() {
 
 write_about() {
     local key
-    for key in kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst uefi; do
+    for key in arch kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst uefi; do
         echo "$key=${!key}"
     done
 }
@@ -352,10 +355,17 @@ config_lab() {
   wait = "off"
 
 [device "labchannel"]
-  driver = "isa-serial"
   chardev = "labchannel"
-  index = "1"
+$(config_channel_on)
 CONFIG
+}
+
+config_channel_on() {
+    if [ "$arch" = arm64 ]; then
+        printf '  %s\n' 'driver = "pci-serial"' 'addr = "3"'
+    else
+        printf '  %s\n' 'driver = "isa-serial"' 'index = "1"'
+    fi
 }
 
 config_options() {
@@ -469,11 +479,12 @@ config_backend() {
 }
 
 start_qemu() {
-    local where=() incoming=()
+    local where=() incoming=() machine=(qemu-system-x86_64 -serial chardev:charserial0)
+    [ "$arch" = x86-64 ] || machine=(qemu-system-aarch64)
     [ -z "$saved" ] || incoming=(-incoming "exec:cat '$saved'")
     [ "$tap" = no ] || where=(as_root ip netns exec "$(cable_network)")
-    "${where[@]}" "${LAB_QEMU:-qemu-system-x86_64}" -daemonize -display none -S -no-user-config -nodefaults \
-        -no-shutdown -accel tcg -cpu "${LAB_CPU:-max}" -serial chardev:charserial0 \
+    "${where[@]}" "${LAB_QEMU:-${machine[0]}}" "${machine[@]:1}" -daemonize -display none -S -no-user-config -nodefaults \
+        -no-shutdown -accel tcg -cpu "${LAB_CPU:-max}" \
         -name "$LAB_NAME" -uuid "$(cat "$LAB_GUEST/uuid")" \
         -readconfig "$LAB_GUEST/qemu.cfg" -pidfile "$LAB_GUEST/pid" \
         -kernel "$GUEST/vmlinuz" -initrd "$GUEST/initramfs" -append "$(kernel_arguments)" \
@@ -485,7 +496,8 @@ start_qemu() {
 # emulated CPUs now and then fail the kernel's test of the timer, which ends in
 # a panic before there is a console; under KVM the kernel leaves it out itself.
 kernel_arguments() {
-    local arguments="console=$console panic=0 no_timer_check"
+    local arguments="console=$console panic=0"
+    [ "$arch" = arm64 ] || arguments+=" no_timer_check"
     [ "$quiet" = no ] || arguments+=" quiet"
     case $sysrq in
     all) arguments+=" sysrq_always_enabled" ;;

@@ -11,6 +11,12 @@ LAB_CACHE=$LAB_REPOSITORY/target/lab/.cache
 
 LAB_KERNELS=(6.12 6.1)
 
+# What guests of another architecture are made with: options of apt and make,
+# and their busybox.
+LAB_APT=()
+LAB_CROSS=()
+LAB_BUSYBOX=/bin/busybox
+
 # In the order of loading; what they depend on comes by itself.
 LAB_MODULES=(virtio_pci virtio_console virtio_blk virtio_net ext4 efi_pstore)
 
@@ -35,7 +41,7 @@ prepare_kernel() {
     exec {lock}>"$LAB_CACHE/lock"
     flock -w 600 "$lock" ||
         die "waited 10 minutes for $LAB_CACHE/lock: another hack/lab still prepares, or hangs (see: fuser -v $LAB_CACHE/lock)"
-    make_guest "$1"
+    if [ "${arch:-}" = arm64 ]; then make_guest_arm64; else make_guest "$1"; fi
     exec {lock}>&-
 }
 
@@ -79,14 +85,14 @@ metapackage() {
 # dependency PACKAGE REGEX: that dependency of PACKAGE whose name begins so.
 dependency() {
     local name
-    name=$(apt-cache depends "$1" 2>/dev/null | sed -nE "s/^[ |]*Depends: ($2[^ ]*)$/\1/p")
+    name=$(apt-cache "${LAB_APT[@]}" depends "$1" 2>/dev/null | sed -nE "s/^[ |]*Depends: ($2[^ ]*)$/\1/p")
     [ -n "$name" ] ||
         die "apt knows no dependency $2 of $1: add Debian bookworm with its security updates to apt's sources and run apt-get update"
     echo "${name%%$'\n'*}"
 }
 
 candidate() {
-    apt-cache policy "$1" | sed -n 's/^  Candidate: //p'
+    apt-cache "${LAB_APT[@]}" policy "$1" | sed -n 's/^  Candidate: //p'
 }
 
 # digest VERSION...: what a guest is made of, in short.
@@ -113,7 +119,7 @@ fetch() {
     say "downloading: $*"
     rm -rf "$target.new"
     mkdir -p "$target.new/packages"
-    (cd "$target.new/packages" && apt-get download -qq "$@" 2>&1) >"$target.log" ||
+    (cd "$target.new/packages" && apt-get "${LAB_APT[@]}" download -qq "$@" 2>&1) >"$target.log" ||
         die "failed to download $*: $(tail -n 3 "$target.log"); run apt-get update and this again"
     local package
     for package in "$target.new"/packages/*.deb; do
@@ -155,7 +161,7 @@ build_module() {
     cp "$LAB_PARTS/fault.c" "$LAB_PARTS/Makefile" "$work"
     # The one absolute path in Debian's headers.
     sed -i "s#^include /usr/src/#include $kernel/usr/src/#" "$headers/Makefile"
-    make -s -C "$headers" M="$work" modules >"$work/log" 2>&1 ||
+    make -s -C "$headers" M="$work" "${LAB_CROSS[@]}" modules >"$work/log" 2>&1 ||
         die "failed to build lifesign_lab.ko for $release: $(tail -n 20 "$work/log")"
 }
 
@@ -166,11 +172,11 @@ add_programs() {
     mkdir -p "$root"/{dev,proc,sys,run,tmp,root,data,www,var/log}
     echo "lab guest" >"$root/www/index.html"
     echo ok >"$root/www/health"
-    cp /bin/busybox "$root/bin"
+    cp "$LAB_BUSYBOX" "$root/bin"
     for applet in $(busybox --list); do
         [ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
     done
-    add_agent "$root" "$agent/usr/sbin/qemu-ga"
+    [ -z "$agent" ] || add_agent "$root" "$agent/usr/sbin/qemu-ga"
 }
 
 add_agent() {

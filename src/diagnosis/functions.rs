@@ -69,7 +69,7 @@ fn starts_write(name: &str) -> bool {
 }
 
 fn wait(name: &str) -> Option<Wait> {
-    const BEGINS: [(&str, Wait); 48] = [
+    const BEGINS: [(&str, Wait); 49] = [
         ("__mutex_lock", Wait::Mutex),
         ("mutex_lock", Wait::Mutex),
         ("__ww_mutex_lock", Wait::Mutex),
@@ -111,6 +111,7 @@ fn wait(name: &str) -> Option<Wait> {
         ("schedule_timeout_uninterruptible", Wait::Time),
         ("context_switch", Wait::Other),
         ("__schedule", Wait::Other),
+        ("__switch_to", Wait::Other),
         ("schedule", Wait::Other),
         ("preempt_schedule", Wait::Other),
         ("bit_wait", Wait::Other),

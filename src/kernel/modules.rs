@@ -115,7 +115,11 @@ impl Module {
             let name = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             let section = u16::from_le_bytes([bytes[6], bytes[7]]);
             let value = u64::from_le_bytes(bytes[8..16].first_chunk().copied().unwrap_or_default());
+            let has_type = bytes[4] & 0xf != 0;
             if section == 0 || name == 0 || !part.contains(&value) {
+                continue;
+            }
+            if !has_type && self.marks(space, name)? {
                 continue;
             }
             if value > address {
@@ -127,6 +131,12 @@ impl Module {
         let Some((start, name)) = best else { return Ok(None) };
         let name = space.text(self.strings.wrapping_add(u64::from(name)), NAME_BYTES)?;
         Ok(String::from_utf8(name).ok().map(|name| Symbol { name, start, end }))
+    }
+
+    /// Whether it is no name, but says whether code or data follows, as `$x` and `$d` on arm64.
+    fn marks(&self, space: &Space<'_>, name: u32) -> Result<bool, Fault> {
+        let first: [u8; 1] = space.array(self.strings.wrapping_add(u64::from(name)))?;
+        Ok(first == *b"$")
     }
 }
 

@@ -101,7 +101,7 @@ fn shown<'m>(memory: &'m Memory, task: &Task, scheduler: &BTreeSet<String>) -> V
 }
 
 /// All tasks, states, names, stacks and the log; tasks that ran between two looks are counted apart.
-fn agrees_with_itself(name: &str, options: &[&str]) {
+pub(super) fn agrees_with_itself(name: &str, options: &[&str]) {
     let guest = Guest::up(name, options);
     let scheduler = scheduler(name);
     assert!(scheduler.len() > 20);
@@ -171,13 +171,13 @@ fn a_healthy_6_12_is_read_as_it_reads_itself() {
 
 // === broken guests, their console unread ===
 
-fn verdict(name: &str, options: &[&str], fault: &str) -> Inspection {
+pub(super) fn verdict(name: &str, options: &[&str], fault: &str) -> Inspection {
     let guest = Guest::up(name, options);
     guest.break_it(fault);
     live(&guest)
 }
 
-fn is(inspection: &Inspection, class: Class, words: &[&str]) {
+pub(super) fn is(inspection: &Inspection, class: Class, words: &[&str]) {
     let title = &inspection.diagnosis.title;
     assert_eq!(inspection.diagnosis.class, class, "{title}");
     assert!(words.iter().all(|word| title.contains(word)), "{title}");

@@ -212,7 +212,7 @@ fn records_are_followed_to_where_a_process_entered() {
     let mut memory = guest();
     let record = enter(&mut memory, STACK + 0x3e00, [0x40_1000, 7, 8, 0x6000_1000]);
     // A signed address, and one that is not.
-    let signed = CODE + 0x210 & 0x0000_ffff_ffff_ffff | 0x5abc_0000_0000_0000;
+    let signed = ((CODE + 0x210) & 0x0000_ffff_ffff_ffff) | 0x5abc_0000_0000_0000;
     put(&mut memory, STACK + 0x100, &[STACK + 0x140, signed]);
     put(&mut memory, STACK + 0x140, &[record, CODE + 0x310]);
     let expected = vec![(0x110, false), (0x210, false), (0x310, false)];
