@@ -183,9 +183,12 @@ tell_kernel() {
     in_background "echo $1 >/proc/lab"
 }
 
-# The pause lets the answer out before the guest can give none any more.
+# The pause lets the answer out before the guest can give none any more; an
+# emulated CPU of another architecture is slow to give it.
 in_background() {
-    in_guest 5 "(usleep 300000; $1) >/dev/null 2>&1 &" || die_deaf
+    local pause_us=300000
+    [ "$(about arch)" != arm64 ] || pause_us=2000000
+    in_guest 5 "(usleep $pause_us; $1) >/dev/null 2>&1 &" || die_deaf
 }
 
 die_deaf() {

@@ -15,6 +15,9 @@
 //! A guest is dead on this rung when none of its CPUs lives. One that spins while others work is
 //! told in the reason, and by [`spinning`]: it will take the rest with it. A kernel that panicked
 //! loops with interrupts on and is alive here; that is what the rung above is for.
+//!
+//! Of arm64 nothing is known here: its monitor does not tell whether a CPU sleeps, and one that does has its
+//! interrupts off and stays in one place.
 
 use crate::base::rung::{Finding, Rung};
 use crate::base::time::{Instant, Spoken};

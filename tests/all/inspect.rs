@@ -39,7 +39,7 @@ fn told(name: &str, command: &str) -> String {
 }
 
 /// Writes all of a guest's RAM into a file, by the lab's own monitor.
-fn dump(guest: &Guest) -> PathBuf {
+pub(super) fn dump(guest: &Guest) -> PathBuf {
     let file = guest.file("dump");
     let arguments = format!("{{\"paging\":false,\"protocol\":\"file:{}\"}}", file.display());
     let mut monitor = UnixStream::connect(guest.file("lab.qmp")).unwrap();
@@ -63,12 +63,21 @@ struct Own {
     stack: Vec<String>,
 }
 
-const TASKS: &str = "for t in /proc/[0-9]*/task/[0-9]*; do
-    p=${t##*/}; [ -r $t/stat ] || continue
-    echo \"@ $p $(grep -E '^State' $t/status | cut -f 2 | cut -c 1) $(grep ctxt $t/status | tr -dc '0-9 \\n' | tr '\\n' ' ' | tr -s ' ' '+')\"
-    echo \"= $(cat $t/comm)\"
-    sed 's/^\\[<0>\\] //' $t/stack
-done";
+/// By the shell's own words alone: an emulated CPU takes long to start a program.
+const TASKS: &str = r#"for t in /proc/[0-9]*/task/[0-9]*; do
+    [ -r $t/stat ] || continue
+    state= switches=
+    while read -r key value; do
+        case $key in
+        State:) state=${value%% *} ;;
+        *_ctxt_switches:) switches=$switches+$value ;;
+        esac
+    done <$t/status
+    echo "@ ${t##*/} $state $switches"
+    IFS= read -r comm <$t/comm
+    echo "= $comm"
+    while read -r _ call; do echo "$call"; done <$t/stack
+done"#;
 
 fn own(name: &str) -> BTreeMap<u32, Own> {
     // A terminal of the guest takes so much at once.

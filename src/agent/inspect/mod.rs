@@ -177,6 +177,9 @@ async fn interrupts(path: &Path, memory: &Memory) -> Vec<Reply> {
 }
 
 #[cfg(test)]
+mod recorded;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::evidence::memory::{Lock, Task, Wait};

@@ -59,7 +59,7 @@ pub(super) fn largest(mappings: &[Mapping]) -> Option<&Mapping> {
 
 /// How QEMU's PCs lay out RAM: below the hole for devices in one piece if it fits, else the rest
 /// from 4 GiB on. q35 keeps 2 GiB below where RAM has 2.75 GiB or more; the older PC 3 GiB from 3.5
-/// GiB on.
+/// GiB on. The machine for arm64 has all of it from 1 GiB on.
 pub(super) fn layouts(ram: &Mapping) -> Vec<Vec<Placed>> {
     let bytes = ram.host.end - ram.host.start;
     let below = |low: u64| {
@@ -77,6 +77,7 @@ pub(super) fn layouts(ram: &Mapping) -> Vec<Vec<Placed>> {
             layouts.push(layout);
         }
     }
+    layouts.push(vec![Placed { guest: GIB..GIB + bytes, host: ram.host.start }]);
     layouts
 }
 
@@ -112,9 +113,9 @@ rubbish
             let said = |placed: &Vec<Placed>| placed.iter().map(mib).collect::<Vec<_>>().join(" ");
             layouts(&mapping).iter().map(said).collect()
         };
-        assert_eq!(of(GIB), ["0-1024"]);
-        assert_eq!(of(3 * GIB), ["0-2048 4096-5120", "0-3072"]);
-        assert_eq!(of(5 * GIB), ["0-2048 4096-7168", "0-3072 4096-6144"]);
+        assert_eq!(of(GIB), ["0-1024", "1024-2048"]);
+        assert_eq!(of(3 * GIB), ["0-2048 4096-5120", "0-3072", "1024-4096"]);
+        assert_eq!(of(5 * GIB), ["0-2048 4096-7168", "0-3072 4096-6144", "1024-6144"]);
     }
 
     proptest! {

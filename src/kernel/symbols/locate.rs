@@ -9,8 +9,8 @@
 //!   from 6.4    count  names  markers  token_table  token_index  offsets  (base)  seqs
 //! ```
 
-use super::BANNER;
 use super::tokens::Tokens;
+use super::{BANNER, SymbolsError};
 use crate::kernel::memory::Fault;
 use crate::kernel::space::{Space, Stream};
 use serde::{Deserialize, Serialize};
@@ -68,22 +68,24 @@ pub(super) fn locate(
     tokens: &Tokens,
     wanted: &HashMap<&[u8], &'static str>,
     known: &[(&'static str, u64)],
-) -> Result<Option<(Names, Offsets)>, Fault> {
+) -> Result<Option<(Names, Offsets)>, SymbolsError> {
     let mut end = tokens.at.start / 8 * 8;
     let first = end.saturating_sub(SEARCHED).max(space.image().at.start);
     let mut tried = 0;
+    let mut has_functions_alone = false;
     while end > first && tried < CANDIDATES {
         let start = end.saturating_sub(WINDOW).max(first);
         // Before the start of RAM there is no kernel.
         let bytes = match space.bytes(start, (end - start + GLANCE) as usize) {
             Ok(bytes) => bytes,
-            Err(Fault::Spent) => return Err(Fault::Spent),
+            Err(Fault::Spent) => return Err(Fault::Spent.into()),
             Err(_) => break,
         };
         for (count, count_at) in candidates(tokens, start, &bytes) {
             tried += 1;
             let names = Names::read(space, tokens, (count_at + 8, count), wanted)?;
             let Some(names) = names else { continue };
+            has_functions_alone |= !names.wanted.contains_key(BANNER);
             let mut layouts = layouts(space, tokens, count_at, count).into_iter();
             if let Some(offsets) = layouts.find(|offsets| offsets.are_right(space, &names, known)) {
                 return Ok(Some((names, offsets)));
@@ -91,7 +93,7 @@ pub(super) fn locate(
         }
         end = start;
     }
-    Ok(None)
+    if has_functions_alone { Err(SymbolsError::Missing(BANNER)) } else { Ok(None) }
 }
 
 /// Counts in a window, with where they are, the nearest to the tokens first. They are filled up with

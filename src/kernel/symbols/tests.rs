@@ -196,6 +196,13 @@ fn what_gives_known_symbols_other_addresses_is_not_believed() {
     assert_eq!(found.err(), Some(SymbolsError::Unknown));
     let unknown = [("page_fault", BASE)];
     assert_eq!(Symbols::find(&space, BASE, &unknown, &[]).err(), Some(SymbolsError::Unknown));
+    // One whose variables have no names.
+    let mut functions = memory.clone();
+    let symbols = (0..COUNT).map(symbol).map(|(name, at)| (name.replace("linux_banner", "it"), at));
+    let table = table(TABLES, &symbols.collect::<Vec<_>>(), Rule::Relative(BASE), true);
+    functions.write(TABLES.wrapping_sub(BASE) + 0x100_0000, &table);
+    let functions = Symbols::find(&self::space(&functions, PLENTY), BASE, &wrong, &[]);
+    assert_eq!(functions.err(), Some(SymbolsError::Missing("linux_banner")));
     let behind = Symbols::find(&space, TABLES + (1 << 20), &wrong, &[]);
     assert_eq!(behind.err(), Some(SymbolsError::NoTokens));
 }
