@@ -89,12 +89,14 @@ impl Description {
         if u16::from_le_bytes([head[0], head[1]]) != MAGIC {
             return Err(TypesError::Rubbish);
         }
-        let body = at.start.wrapping_add(word(4));
-        let section = |place| body + word(place)..body + word(place) + word(place + 4);
-        let (types, strings) = (section(8), section(16));
-        if types.end > at.end || strings.end > at.end {
+        let section = |place| {
+            let start = at.start.checked_add(word(4))?.checked_add(word(place))?;
+            let end = start.checked_add(word(place + 4))?;
+            (end <= at.end).then_some(start..end)
+        };
+        let (Some(types), Some(strings)) = (section(8), section(16)) else {
             return Err(TypesError::Rubbish);
-        }
+        };
         let words = words(space, strings, wanted)?;
         let places = words.values().copied().collect();
         let (marks, named) = (Vec::new(), BTreeMap::new());

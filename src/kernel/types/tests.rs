@@ -161,6 +161,23 @@ fn what_is_none_is_refused() {
 }
 
 #[test]
+fn sections_that_end_past_all_addresses_are_refused() {
+    // Where kernels are, 2 GiB from the last address, every size that is no lie is far from it.
+    const TOP: u64 = 0xffff_ffff_8000_0000;
+    let mut memory = Sparse::default();
+    memory.write(AT, &sample());
+    let image = Image { at: TOP..u64::MAX, to_physical: AT.wrapping_sub(TOP) };
+    for word in [4, 8, 12, 16, 20] {
+        let mut memory = memory.clone();
+        memory.write(AT + word, &u32::MAX.to_le_bytes());
+        let reader = Reader::new(&memory, Allowance { reads: 100, bytes: 1 << 20 });
+        let space = Space::new(reader, Paging::new(0, 0), image.clone());
+        let refused = Description::read(&space, TOP..TOP + 8000, &WANTED).err();
+        assert_eq!(refused, Some(TypesError::Rubbish), "word at {word}");
+    }
+}
+
+#[test]
 fn types_that_lead_into_themselves_end() {
     let mut writer = Writer::new();
     writer.structure("task", 8, &[("", 3, 0, 0), ("", 4, 0, 0)]);
