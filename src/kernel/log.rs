@@ -26,6 +26,12 @@ const BITS: std::ops::RangeInclusive<u32> = 5..=25;
 /// Descriptors that are read, and read again, at once.
 const BLOCK: u64 = 128;
 
+/// What a record has at most: the kernel takes 1 KiB (`PRINTKRB_RECORD_MAX`), patched ones more.
+const TEXT: u64 = 8 * 1024;
+
+/// What stands before each line, at most: `[18446744073.709551] `.
+const STAMP: usize = 21;
+
 /// One record.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Record {
@@ -48,6 +54,14 @@ pub struct Log {
     pub dropped: usize,
 }
 
+impl Record {
+    /// What its lines take, each with a stamp of its own: a text may be many lines and nothing else.
+    fn printed_bytes(&self) -> usize {
+        let lines = 1 + self.text.iter().filter(|byte| **byte == b'\n').count();
+        lines * (STAMP + 1) + self.text.len()
+    }
+}
+
 /// The ring, checked.
 struct Ring {
     count: u64,
@@ -60,7 +74,7 @@ struct Ring {
 }
 
 impl Log {
-    /// Reads the latest records, of `most` bytes of text.
+    /// Reads the latest records, of which [`Log::to_bytes`] makes `most` bytes at most.
     pub(super) fn read(kernel: &Kernel<'_>, most: usize) -> Result<Self, Fault> {
         let mut log = Self::default();
         let Some(ring) = Ring::read(kernel)? else { return Ok(log) };
@@ -73,10 +87,13 @@ impl Log {
             // A block ends where the array does.
             let count = BLOCK.min(left).min(last % ring.count + 1);
             let first = last.wrapping_sub(count - 1) & ID;
-            let mut block = log.block(kernel, &ring, first, count)?;
-            bytes += block.iter().map(|record| record.text.len()).sum::<usize>();
-            block.reverse();
-            log.records.append(&mut block);
+            for record in log.block(kernel, &ring, first, count)?.into_iter().rev() {
+                bytes += record.printed_bytes();
+                if bytes > most {
+                    break;
+                }
+                log.records.push(record);
+            }
             last = first.wrapping_sub(1) & ID;
             left -= count;
         }
@@ -198,7 +215,7 @@ impl Ring {
         }
         let Some(room) = (to - from).checked_sub(MARK) else { return Ok(None) };
         let at = self.data.wrapping_add(from);
-        let bytes = kernel.space.bytes(at, (MARK + room.min(length)) as usize)?;
+        let bytes = kernel.space.bytes(at, (MARK + room.min(length).min(TEXT)) as usize)?;
         let (mark, text) = bytes.split_at(MARK as usize);
         let is_ours = mark == id.to_le_bytes();
         Ok(is_ours.then(|| text.to_vec()))

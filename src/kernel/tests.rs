@@ -240,6 +240,25 @@ fn a_record_that_is_not_whole_is_left_out() {
     assert_eq!(texts(&memory), ["first", "last"]);
 }
 
+#[test]
+fn a_log_of_empty_lines_is_no_longer_than_it_may_be() {
+    let layouts = layouts();
+    let (empty, lines) = ([""; 30], ["\n".repeat(80)]);
+    let few = lines.each_ref().map(String::as_str).repeat(8);
+    for texts in [&empty[..], &few] {
+        let memory = ring(&layouts, 1000, texts);
+        let kernel = kernel(&memory, 1000, &[("prb", 0x1_0000)]);
+        let all = Log::read(&kernel, 1 << 20).unwrap();
+        assert_eq!(all.records.len(), texts.len());
+        for most in [0, 100, 2000] {
+            let log = Log::read(&kernel, most).unwrap();
+            assert!(log.to_bytes().len() <= most && all.records.ends_with(&log.records));
+            // A line takes 22 bytes, a record of 81 lines 1,862.
+            assert_eq!(log.records.is_empty(), most < if texts.len() == 30 { 22 } else { 1862 });
+        }
+    }
+}
+
 // === tasks and locks ===
 
 /// Tasks at 0x10_0000, 0x11_0000, .. with stacks at 0x20_0000, 0x21_0000, ..
