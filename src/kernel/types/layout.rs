@@ -9,6 +9,9 @@ use crate::kernel::space::Space;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+/// A module's name has the longest array, of 56 bytes. Arrays are as long as the kernel says.
+const NAME_BYTES: usize = 64;
+
 /// Where a member is.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -319,10 +322,11 @@ impl<'b> View<'b> {
         (self.word(field) & u64::from(u32::MAX)) as u32
     }
 
-    /// A string of C in an array.
+    /// A name: a string of C in an array, cut where it is longer than any.
     pub(in crate::kernel) fn text(&self, field: Field) -> &[u8] {
         let range = field.offset as usize..(field.offset + field.bytes) as usize;
         let bytes = self.bytes.get(range).unwrap_or_default();
+        let bytes = &bytes[..bytes.len().min(NAME_BYTES)];
         bytes.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 }

@@ -233,6 +233,17 @@ fn what_no_description_tells_is_not_remembered() {
     assert_eq!(remembered(0, 8, Some((8, 1))), Err(TypesError::Rubbish));
 }
 
+#[test]
+fn names_are_no_longer_than_names_are() {
+    let bytes = [b'a'; 300];
+    let text = |bytes: &[u8], long| {
+        let field = Field { offset: 8, bytes: long, bits: None };
+        layout::View::of(bytes).text(field).len()
+    };
+    assert_eq!([0, 16, 56, 250, 65_000].map(|long| text(&bytes, long)), [0, 16, 56, 64, 0]);
+    assert_eq!(text(b"........comm\0....", 9), 4);
+}
+
 proptest! {
     #[test]
     fn a_damaged_description_is_taken(damage in proptest::collection::vec((0_usize..4000, any::<u32>()), 1..20)) {
