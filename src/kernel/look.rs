@@ -25,6 +25,11 @@ const MS: u64 = 1_000_000;
 /// Requests that are told, the oldest.
 const REQUESTS: usize = 64;
 
+/// What stacks may cost, in bytes of their functions' names and so many more for each call: a tenth of
+/// it is 2,000 tasks with 20 calls each. Reads do not bound it, for the deepest stack is read at once.
+const STACKS: usize = 32 << 20;
+const CALL: usize = 64;
+
 /// What else is known from outside.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outside<'a> {
@@ -86,12 +91,21 @@ struct Look<'l, 'm> {
 #[derive(Default)]
 struct Stacks {
     known: BTreeMap<Vec<String>, usize>,
+    /// What unwinding and telling cost so far, of [`STACKS`].
+    spent: usize,
 }
 
 impl Stacks {
     fn number(&mut self, stack: Vec<String>) -> Option<usize> {
         let next = self.known.len();
         (!stack.is_empty()).then(|| *self.known.entry(stack).or_insert(next))
+    }
+
+    /// Whether there is room for what these calls cost.
+    fn take(&mut self, calls: usize, frames: &[Frame]) -> Result<(), Fault> {
+        let names = frames.iter().map(|frame| frame.function.len()).sum::<usize>();
+        self.spent += calls * CALL + names;
+        if self.spent > STACKS { Err(Fault::Spent) } else { Ok(()) }
     }
 
     fn all(self) -> Vec<Vec<String>> {
@@ -214,6 +228,7 @@ impl Look<'_, '_> {
                 return Ok(());
             };
             let frames = self.frames(&trail.calls);
+            self.stacks.take(trail.calls.len(), &frames)?;
             let wait = locks.wait(self.tasks, &task, &trail, &frames)?;
             told.moved = !task.rests(self.kernel)? || trail.end == End::Lost;
             if !told.moved || trail.end == End::Lost {
@@ -304,4 +319,24 @@ fn printed(frames: &[Frame]) -> Vec<String> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many tasks as a list may have, with the deepest stacks and the longest names.
+    #[test]
+    fn stacks_cost_no_more_than_they_may() {
+        for name in ["f", &"long_".repeat(100)] {
+            let frame = Frame::read("f+0x1/0x2").unwrap();
+            let frame = Frame { function: name.to_owned(), ..frame };
+            let stack = vec![frame; 96];
+            let mut stacks = Stacks::default();
+            let told = (0..65_536).take_while(|_| stacks.take(stack.len(), &stack).is_ok()).count();
+            let cost = 96 * (CALL + name.len());
+            assert_eq!(told, STACKS / cost);
+            assert!(stacks.take(96, &[]).is_err(), "calls without a name cost nothing");
+        }
+    }
 }
