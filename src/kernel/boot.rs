@@ -13,6 +13,9 @@ pub(super) const KNOWN: [&str; 4] = ["_stext", "asm_exc_page_fault", "init_uts_n
 /// How the note begins that the kernel keeps in a page of its own for `kexec`.
 const NOTE: &[u8] = b"OSRELEASE=";
 
+/// What the notes in RAM lead to, half a KiB each: there is one, and one of each kernel before it.
+pub(super) const NOTES_BYTES: u64 = 1 << 20;
+
 const PAGE: usize = 4096;
 const SCANNED_AT_ONCE: u64 = 1 << 20;
 

@@ -157,7 +157,8 @@ impl<'m> Kernel<'m> {
         let reader = Reader::new(memory, allowance);
         let found = boot::by_registers(&reader, cpus).or_else(|| {
             // A search reads all RAM once, which the look itself never does.
-            let bytes = memory.ranges().iter().map(|range| range.end - range.start).sum();
+            let ram: u64 = memory.ranges().iter().map(|range| range.end - range.start).sum();
+            let bytes = ram.saturating_add(boot::NOTES_BYTES);
             boot::by_note(&Reader::new(memory, Allowance { reads: limits::LOOK_READS, bytes }))
         });
         let Found { architecture, paging, image, text, known } =

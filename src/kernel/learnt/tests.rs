@@ -4,7 +4,7 @@ use super::*;
 use crate::kernel::Kernel;
 use crate::kernel::faulty::Sparse;
 use crate::kernel::machine::{Registers, X86_64};
-use crate::kernel::memory::Spent;
+use crate::kernel::memory::{Memory, Spent};
 use crate::kernel::open::SYMBOLS;
 use crate::kernel::symbols::tests::early_table;
 use crate::kernel::tests::description;
@@ -127,7 +127,7 @@ impl Boot {
     }
 
     /// The page that a crash dump goes by.
-    fn leave_note(self, memory: &mut Sparse) {
+    fn leave_note(self, memory: &mut Sparse, at: u64) {
         let (tables, names) = (self.at("init_top_pgt"), self.at("init_uts_ns"));
         let base = self.physical.wrapping_sub(self.start.wrapping_sub(0xffff_ffff_8000_0000));
         let note = format!(
@@ -137,7 +137,7 @@ impl Boot {
             self.start,
             base.cast_signed(),
         );
-        memory.write(0x8000, note.as_bytes());
+        memory.write(at, note.as_bytes());
     }
 }
 
@@ -189,10 +189,20 @@ fn the_same_build_is_known_again_wherever_it_lies() {
     assert_eq!(told(&kernel, AGAIN), *first);
     drop(kernel);
     // By another way than it was learnt.
-    AGAIN.leave_note(&mut memory);
+    AGAIN.leave_note(&mut memory, 0x8000);
     let kernel = Kernel::open_again(&memory, &[], learnt).unwrap();
     assert!(kernel.learnt().is_none());
     assert_eq!(told(&kernel, AGAIN), *first);
+}
+
+#[test]
+fn a_note_at_the_very_end_of_ram_leads_to_the_kernel() {
+    let (mut memory, _) = FIRST.up();
+    let end = FIRST.physical + END + 0x1_0000;
+    FIRST.leave_note(&mut memory, end);
+    assert_eq!(memory.ranges().last().unwrap().start, end);
+    let kernel = Kernel::open(&memory, &[]).unwrap();
+    assert_eq!(kernel.release().unwrap(), FIRST.release);
 }
 
 #[test]
