@@ -147,6 +147,7 @@ fn forest(memory: &Memory) -> String {
         line(&mut page, &format!("  {} holds ({state})", named(memory, root)));
         draw(memory, &waiters, root, &mut page, &mut drawn);
     }
+    let mut heads = BTreeSet::new();
     for wait in waiters.get(&None).into_iter().flatten() {
         let lock = wait
             .frozen
@@ -159,7 +160,10 @@ fn forest(memory: &Memory) -> String {
                 named(memory, wait.pid)
             ),
         );
-        draw(memory, &waiters, wait.pid, &mut page, &mut drawn);
+        // A hostile guest has a thousand tasks of one number, and a thousand that wait for it.
+        if heads.insert(wait.pid) {
+            draw(memory, &waiters, wait.pid, &mut page, &mut drawn);
+        }
     }
     page
 }

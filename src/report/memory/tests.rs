@@ -123,6 +123,14 @@ fn a_thousand_who_wait_are_counted() {
 }
 
 #[test]
+fn a_thousand_of_one_number_are_drawn_no_more_often_than_they_are() {
+    let mut hostile = sample();
+    hostile.waits = (0..1000).map(|_| wait(7, "x", None)).collect();
+    hostile.waits.extend((0..1000).map(|_| wait(8, "y", Some(7))));
+    assert_eq!(forest(&hostile).lines().count(), 2000);
+}
+
+#[test]
 fn a_bundle_shows_it_as_an_inspection_does() {
     let data = sample().to_bytes();
     let artifact = |data| vec![Artifact { kind: Kind::Memory, name: String::new(), data }];
