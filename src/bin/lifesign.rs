@@ -221,7 +221,7 @@ struct Inspect {
     /// The monitor of that process; without it the kernel has to be searched
     #[arg(long, value_name = "SOCKET", requires = "pid")]
     qmp: Option<PathBuf>,
-    /// A file that `dump-guest-memory` or `pmemsave` wrote, instead of an app
+    /// A file that `dump-guest-memory`, `makedumpfile` or `pmemsave` wrote, instead of an app
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
     /// Print all that was read as JSON

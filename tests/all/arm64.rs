@@ -110,7 +110,7 @@ fn printed(cpus: &[Registers]) -> String {
 fn a_recorded_arm64_guest_shows_what_the_whole_one_does() {
     let guest = Guest::up("arm64-record", &[ARM64, &["--memory", "256"]].concat());
     guest.break_it("mutex-deadlock");
-    let file = dump(&guest);
+    let file = dump(&guest, "elf");
     drop(guest);
     let Dump { ram, cpus } = Dump::open(&file).unwrap();
     std::fs::remove_file(&file).unwrap();

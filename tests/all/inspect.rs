@@ -39,9 +39,12 @@ fn told(name: &str, command: &str) -> String {
 }
 
 /// Writes all of a guest's RAM into a file, by the lab's own monitor.
-pub(super) fn dump(guest: &Guest) -> PathBuf {
-    let file = guest.file("dump");
-    let arguments = format!("{{\"paging\":false,\"protocol\":\"file:{}\"}}", file.display());
+pub(super) fn dump(guest: &Guest, format: &str) -> PathBuf {
+    let file = guest.file(format);
+    let arguments = format!(
+        "{{\"paging\":false,\"format\":\"{format}\",\"protocol\":\"file:{}\"}}",
+        file.display()
+    );
     let mut monitor = UnixStream::connect(guest.file("lab.qmp")).unwrap();
     let command = format!(
         "{{\"execute\":\"qmp_capabilities\"}}{{\"execute\":\"dump-guest-memory\",\"arguments\":{arguments},\"id\":\"dump\"}}"
@@ -323,9 +326,12 @@ fn a_capture_names_both_owners_where_sysrq_is_refused() {
 #[test]
 fn a_dump_and_a_process_without_monitor_show_the_same_tasks() {
     let guest = Guest::up("inspect-dump", &["--kernel", "6.1", "--memory", "256"]);
-    let file = dump(&guest);
-    let of_dump = seen(&Subject::Dump(file.clone())).memory;
-    std::fs::remove_file(&file).unwrap();
+    let [of_dump, of_compressed] = ["elf", "kdump-zlib"].map(|format| {
+        let file = dump(&guest, format);
+        let seen = seen(&Subject::Dump(file.clone())).memory;
+        std::fs::remove_file(&file).unwrap();
+        seen
+    });
     let pid = std::fs::read_to_string(guest.file("pid")).unwrap().trim().parse().unwrap();
     let of_process = seen(&Subject::Process { pid, qmp: None }).memory;
     let names = |memory: &Memory| -> BTreeSet<String> {
@@ -339,7 +345,11 @@ fn a_dump_and_a_process_without_monitor_show_the_same_tasks() {
             .collect()
     };
     assert_eq!(names(&of_dump), names(&of_process));
-    assert!(of_dump.cpus.iter().any(|cpu| !cpu.stack.is_empty()));
+    assert_eq!(names(&of_compressed), names(&of_process));
+    for dump in [&of_dump, &of_compressed] {
+        assert!(dump.cpus.iter().any(|cpu| !cpu.stack.is_empty()));
+        assert_eq!(dump.doubts.len(), 1, "{:?}", dump.doubts);
+    }
     assert!(of_process.log.contains("Linux version"));
 }
 
@@ -443,14 +453,14 @@ fn a_guest_with_damaged_memory_is_looked_at_within_bounds() {
     use lifesign::hypervisor::ram::Dump;
     let guest = Guest::up("inspect-damage", &["--memory", "256"]);
     guest.break_it("mutex-deadlock");
-    let file = dump(&guest);
+    let file = dump(&guest, "elf");
     drop(guest);
-    let Dump { ram, cpus } = Dump::open(&file).unwrap();
+    let Dump { ram, cpus, .. } = Dump::open(&file).unwrap();
     let registers: Vec<(u32, Registers)> = (0..).zip(cpus.clone()).collect();
-    let whole = Kernel::open(&ram, &cpus).unwrap();
+    let whole = Kernel::open(&*ram, &cpus).unwrap();
     let (mut opened, mut shown) = (0, 0);
     for seed in 0..100 {
-        let damaged = Damaged { ram: &ram, seed, is_on: Cell::new(seed % 4 == 0) };
+        let damaged = Damaged { ram: &*ram, seed, is_on: Cell::new(seed % 4 == 0) };
         let Ok(kernel) = Kernel::open(&damaged, &cpus) else { continue };
         opened += 1;
         damaged.is_on.set(true);

@@ -44,7 +44,7 @@ pub enum Subject {
         /// The monitor.
         qmp: Option<PathBuf>,
     },
-    /// A file that `dump-guest-memory` or `pmemsave` wrote.
+    /// A file that `dump-guest-memory`, `makedumpfile` or `pmemsave` wrote.
     Dump(PathBuf),
 }
 
@@ -138,12 +138,17 @@ pub fn json(inspection: &Inspection) -> String {
 }
 
 fn dump(path: &Path) -> Result<Inspection, InspectError> {
-    let Dump { ram, cpus } = Dump::open(path).map_err(InspectError::Dump)?;
-    let kernel = Kernel::open(&ram, &cpus).map_err(InspectError::Open)?;
+    let Dump { ram, cpus, is_whole } = Dump::open(path).map_err(InspectError::Dump)?;
+    let kernel = Kernel::open(&*ram, &cpus).map_err(InspectError::Open)?;
     let registers: Vec<(u32, Registers)> = (0..).zip(cpus).collect();
     let outside = Outside { registers: &registers, before: None };
     let mut memory = look(&kernel, outside);
     memory.doubts.push("a dump is of one moment: whether a CPU gets on is not known".to_owned());
+    if !is_whole {
+        memory
+            .doubts
+            .push("the dump is cut short: what was in the rest of it is missing".to_owned());
+    }
     Ok(judged(memory, &Replies::default()))
 }
 

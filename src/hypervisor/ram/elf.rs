@@ -176,8 +176,8 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A dump with one piece of RAM at 1 MiB and one CPU.
-    pub(crate) fn sample(ram: &[u8]) -> Vec<u8> {
+    /// The notes of a dump with one CPU.
+    pub(crate) fn notes() -> Vec<u8> {
         let mut state = vec![0; 440];
         let mut put = |at: usize, word: u64| state[at..at + 8].copy_from_slice(&word.to_le_bytes());
         put(8 + 8 * 6, 0xffff_c900_0000_0100);
@@ -190,6 +190,12 @@ pub(super) mod tests {
         let mut notes = [words(&[5, 4, 1]), b"CORE\0\0\0\0abcd".to_vec()].concat();
         notes
             .extend([words(&[5, state.len() as u32, 0]), b"QEMU\0\0\0\0".to_vec(), state].concat());
+        notes
+    }
+
+    /// A dump with one piece of RAM at 1 MiB and one CPU.
+    pub(crate) fn sample(ram: &[u8]) -> Vec<u8> {
+        let notes = notes();
         let header = |kind: u32, offset: usize, physical: u64, bytes: usize| {
             let fields = [offset as u64, 0, physical, bytes as u64, bytes as u64, 0];
             let fields = fields.iter().flat_map(|word| word.to_le_bytes());

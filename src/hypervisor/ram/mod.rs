@@ -6,6 +6,8 @@
 
 mod dump;
 mod elf;
+mod flat;
+mod kdump;
 mod maps;
 mod tree;
 
