@@ -15,5 +15,6 @@ pub mod process;
 pub mod qmp;
 pub mod ram;
 pub mod screen;
+pub mod stage;
 pub mod stores;
 pub mod vcpu;

@@ -18,6 +18,7 @@ use crate::evidence::memory::Memory;
 use crate::evidence::qmp::{Replies, Reply};
 use crate::hypervisor::qmp::{AskError, ConnectError, Monitor};
 use crate::hypervisor::ram::{self, Placed, RamError};
+use crate::hypervisor::stage::Stage;
 use crate::kernel::OpenError;
 use crate::kernel::machine::Registers;
 use serde_json::{Value, json};
@@ -62,6 +63,9 @@ pub enum GazeError {
     /// There is no kernel in it.
     #[error("failed to find the kernel")]
     Open(#[source] OpenError),
+    /// There cannot be one.
+    #[error("no Linux kernel runs in the guest: {0}")]
+    NoKernel(Stage),
     /// There is too much of it, or too little of a CPU for us.
     #[error("the kernel was not found in the time that a look may take")]
     Late,
@@ -97,8 +101,8 @@ impl Gaze {
     ///
     /// # Errors
     ///
-    /// When the monitor cannot be asked, or the process is not known. A monitor that is merely busy is
-    /// no error where its process is known.
+    /// When the monitor cannot be asked, the process is not known, or no Linux kernel runs. A monitor that
+    /// is merely busy is no error where its process is known.
     pub async fn begin(guest: Guest<'_>) -> Result<Self, GazeError> {
         let mut asked = Asked::default();
         let whereabouts = match (guest.qmp, guest.pid) {
@@ -108,6 +112,9 @@ impl Gaze {
             }
             (None, None) => return Err(GazeError::Nobody),
         };
+        if let Some(stage) = asked.stage {
+            return Err(GazeError::NoKernel(stage));
+        }
         let (place, registers, unasked) = match whereabouts {
             Whereabouts::Told { pid, placed, registers } => {
                 (Place::Told { pid, placed }, registers, None)
@@ -168,6 +175,8 @@ pub(super) struct Asked {
     replies: Replies,
     /// Whether the guest was seen not to run.
     pub(super) is_paused: bool,
+    /// What is in charge of its CPUs, if it is no Linux kernel.
+    stage: Option<Stage>,
 }
 
 impl Asked {
@@ -221,7 +230,9 @@ impl Asked {
         self.is_paused |= status.get("running").and_then(Value::as_bool) == Some(false);
         self.keep("query-status", status);
         let told = monitor.ask_human("info registers -a").await?;
-        let registers = Registers::read(told.as_str().unwrap_or_default());
+        let text = told.as_str().unwrap_or_default();
+        self.stage = Stage::read(text);
+        let registers = Registers::read(text);
         self.keep("human-monitor-command info registers -a", told);
         Ok(registers)
     }

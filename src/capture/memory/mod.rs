@@ -45,7 +45,8 @@ pub(super) async fn end(looking: Looking, deadline: Instant) -> (Capture, bool) 
         Ok(gaze) => gaze.end(deadline).await,
         Err(error) => Err(error),
     };
-    let is_readable = matches!(seen, Ok(_) | Err(GazeError::Open(_) | GazeError::Late));
+    let is_readable =
+        matches!(seen, Ok(_) | Err(GazeError::NoKernel(_) | GazeError::Open(_) | GazeError::Late));
     let mut capture = match seen {
         Ok(Seen { memory, is_whole, .. }) => brought(Step::Memory, memory, is_whole),
         Err(error) => {
@@ -87,6 +88,7 @@ fn outcome(error: &GazeError) -> Outcome {
         | GazeError::Ask(_)
         | GazeError::NoProcess(_)
         | GazeError::Ram(_)
+        | GazeError::NoKernel(_)
         | GazeError::Open(_)
         | GazeError::Broken => Outcome::Failed,
     }

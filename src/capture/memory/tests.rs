@@ -24,7 +24,7 @@ async fn captured(target: &Target) -> (Outcome, String) {
 }
 
 /// A monitor of this process, which is no hypervisor: its memory has words, but no kernel.
-async fn monitor(stream: UnixStream, ram: &[u8]) {
+async fn monitor(stream: UnixStream, ram: &[u8], registers: &str) {
     let (mut read, mut write) = stream.into_split();
     let greeting = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n";
     write.write_all(greeting.as_bytes()).await.unwrap();
@@ -35,7 +35,7 @@ async fn monitor(stream: UnixStream, ram: &[u8]) {
         while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = heard.drain(..=end).collect();
             let command: serde_json::Value = serde_json::from_slice(&line).unwrap();
-            let value = answer(&command, ram);
+            let value = answer(&command, ram, registers);
             let reply = serde_json::json!({ "return": value, "id": command["id"] });
             if write.write_all(format!("{reply}\r\n").as_bytes()).await.is_err() {
                 return;
@@ -44,7 +44,7 @@ async fn monitor(stream: UnixStream, ram: &[u8]) {
     }
 }
 
-fn answer(command: &serde_json::Value, ram: &[u8]) -> serde_json::Value {
+fn answer(command: &serde_json::Value, ram: &[u8], registers: &str) -> serde_json::Value {
     let line = command["arguments"]["command-line"].as_str().unwrap_or_default();
     match line.split(' ').next().unwrap_or_default() {
         "gpa2hva" => {
@@ -57,7 +57,7 @@ fn answer(command: &serde_json::Value, ram: &[u8]) -> serde_json::Value {
             ram.len() - 1
         )
         .into(),
-        "info" => "".into(),
+        "info" => registers.into(),
         _ if command["execute"] == "query-status" => {
             serde_json::json!({ "running": false, "status": "prelaunch" })
         }
@@ -79,8 +79,8 @@ async fn a_monitor_that_is_not_there_is_told() {
     assert!(reason.contains("failed to open the monitor /nowhere/qmp"), "{reason}");
 }
 
-#[tokio::test]
-async fn a_guest_without_a_kernel_that_is_known_is_told() {
+/// What is told of a guest without a kernel whose CPUs have these registers.
+async fn without_kernel(registers: &str) -> (Outcome, String) {
     let place = TempDir::new().unwrap();
     let path = place.path().join("qmp");
     let listener = UnixListener::bind(&path).unwrap();
@@ -88,16 +88,24 @@ async fn a_guest_without_a_kernel_that_is_known_is_told() {
     let serve = async {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            monitor(stream, &ram).await;
+            monitor(stream, &ram, registers).await;
         }
     };
     let target = target(Some(path));
-    let (outcome, reason) = tokio::select! {
+    tokio::select! {
         told = captured(&target) => told,
         () = serve => unreachable!(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_guest_without_a_kernel_that_is_known_is_told() {
+    let (outcome, reason) = without_kernel("").await;
     assert_eq!(outcome, Outcome::Failed);
     assert!(reason.contains("no Linux kernel is found in the guest's memory"), "{reason}");
+    let (outcome, reason) = without_kernel("CPU#0\r\nSMM=0 \r\nEFER=0000000000000000\r\n").await;
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(reason.contains("still in the firmware or a boot loader"), "{reason}");
 }
 
 #[test]
