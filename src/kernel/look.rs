@@ -186,6 +186,12 @@ impl Look<'_, '_> {
                 Ok(()) | Err(_) => self.memory.tasks.push(told),
             }
         }
+        if self.kernel.layouts.locks.is_none() {
+            self.memory.doubts.push(
+                "this kernel has its locks in a way that is not known: who waits for whom is not told"
+                    .to_owned(),
+            );
+        }
         if !self.tasks.is_whole {
             self.memory.doubts.push(
                 "the list of tasks changed each time it was read: some may be missing".to_owned(),

@@ -5,18 +5,18 @@ use super::learnt::{Build, Learnt};
 use super::machine::{Architecture, Registers};
 use super::memory::{Allowance, Fault, Memory, Reader, Spent};
 use super::modules::{self, Module};
-use super::requests;
 use super::space::Space;
 use super::symbols::{Symbol, Symbols, SymbolsError};
 use super::types::layout::{self, Field};
 use super::types::{Types, TypesError};
 use super::unwind::{self, Call, Unwinder};
+use super::{locks, requests};
 use crate::base::limits;
 use crate::evidence::trace::{Context, Frame};
 use std::ops::Range;
 
 /// Symbols that are asked for by name.
-pub(super) const SYMBOLS: [&str; 30] = [
+pub(super) const SYMBOLS: [&str; 31] = [
     "__cpu_online_mask",
     "__per_cpu_offset",
     "__start_BTF",
@@ -84,15 +84,11 @@ pub(super) struct Layouts {
     pub(super) ring: layout::Ring,
     pub(super) descriptor: layout::Descriptor,
     pub(super) record: layout::RecordInfo,
-    pub(super) mutex: layout::Mutex,
-    pub(super) mutex_waiter: layout::MutexWaiter,
-    pub(super) rwsem: layout::Rwsem,
-    pub(super) rwsem_waiter: layout::RwsemWaiter,
-    pub(super) wait_entry: layout::WaitEntry,
-    pub(super) percpu_rwsem: layout::PercpuRwsem,
     pub(super) super_block: layout::SuperBlock,
     pub(super) file_system: layout::FileSystem,
     pub(super) uts: layout::Uts,
+    /// Nothing where the kernel has its locks otherwise, as a real-time kernel.
+    pub(super) locks: Option<locks::Layouts>,
     /// Nothing where the kernel has its disks otherwise.
     pub(super) requests: Option<requests::Layouts>,
 }
@@ -322,6 +318,14 @@ fn release(space: &Space<'_>, symbols: &Symbols, uts: layout::Uts) -> Result<Str
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// Nothing where the kernel has no such thing.
+fn if_any<L>(layouts: Result<L, TypesError>) -> Result<Option<L>, TypesError> {
+    match layouts {
+        Err(TypesError::Missing(_)) => Ok(None),
+        layouts => layouts.map(Some),
+    }
+}
+
 impl Layouts {
     pub(super) fn of(types: &Types, space: &Space<'_>) -> Result<Self, TypesError> {
         Ok(Self {
@@ -332,19 +336,11 @@ impl Layouts {
             ring: layout::Ring::of(types, space)?,
             descriptor: layout::Descriptor::of(types, space)?,
             record: layout::RecordInfo::of(types, space)?,
-            mutex: layout::Mutex::of(types, space)?,
-            mutex_waiter: layout::MutexWaiter::of(types, space)?,
-            rwsem: layout::Rwsem::of(types, space)?,
-            rwsem_waiter: layout::RwsemWaiter::of(types, space)?,
-            wait_entry: layout::WaitEntry::of(types, space)?,
-            percpu_rwsem: layout::PercpuRwsem::of(types, space)?,
             super_block: layout::SuperBlock::of(types, space)?,
             file_system: layout::FileSystem::of(types, space)?,
             uts: layout::Uts::of(types, space)?,
-            requests: match requests::Layouts::of(types, space) {
-                Err(TypesError::Missing(_)) => None,
-                layouts => Some(layouts?),
-            },
+            locks: if_any(locks::Layouts::of(types, space))?,
+            requests: if_any(requests::Layouts::of(types, space))?,
         })
     }
 }

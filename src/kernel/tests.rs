@@ -292,27 +292,56 @@ fn tasks(layouts: &Layouts, count: u64) -> Sparse {
 
 /// Puts tasks into the list of a mutex, by a node on each stack.
 fn wait_for(memory: &mut Sparse, layouts: &Layouts, lock: u64, owner: u64, waiters: &[u64]) {
-    put(memory, lock, layouts.mutex.owner, owner | 1);
-    let node = |number: u64| 0x20_0000 + number * 0x1_0000 + 0x3f00;
-    let mut links = vec![place(lock, layouts.mutex.waiters)];
+    let known = layouts.locks.unwrap();
+    let mut links = vec![place(lock, known.mutex.waiters.unwrap())];
+    links.extend(waiters.iter().map(|number| node(layouts, *number)));
+    put(memory, lock, known.mutex.owner, owner | 1);
     for number in waiters {
-        links.push(place(node(*number), layouts.mutex_waiter.list));
-        put(memory, node(*number), layouts.mutex_waiter.task, 0x10_0000 + number * 0x1_0000);
+        put(memory, waiter(*number), known.mutex_waiter.task, 0x10_0000 + number * 0x1_0000);
     }
     put_list(memory, &links);
 }
 
+/// The same of a mutex that has no list, but names the first.
+fn wait_behind(memory: &mut Sparse, layouts: &Layouts, lock: u64, owner: u64, waiters: &[u64]) {
+    wait_for(memory, layouts, lock, owner, waiters);
+    let links: Vec<u64> = waiters.iter().map(|number| node(layouts, *number)).collect();
+    put_list(memory, &links);
+    put(memory, lock, layouts.locks.unwrap().mutex.first.unwrap(), waiter(waiters[0]));
+    for number in waiters {
+        memory.write(waiter(*number) - 0x40, &lock.to_le_bytes());
+    }
+}
+
+fn waiter(number: u64) -> u64 {
+    0x20_0000 + number * 0x1_0000 + 0x3f00
+}
+
+fn node(layouts: &Layouts, number: u64) -> u64 {
+    place(waiter(number), layouts.locks.unwrap().mutex_waiter.list)
+}
+
 fn found(memory: &Sparse, number: u64) -> Option<(Lock, u64, Option<u64>)> {
-    let kernel = kernel(memory, 10_000, &[("init_task", 0x10_0000)]);
-    let tasks = Tasks::read(&kernel).unwrap();
+    found_by(&kernel(memory, 10_000, &[("init_task", 0x10_0000)]), number)
+}
+
+/// Where no lock has a list.
+fn found_behind(memory: &Sparse, number: u64) -> Option<(Lock, u64, Option<u64>)> {
+    let mut kernel = kernel(memory, 10_000, &[("init_task", 0x10_0000)]);
+    kernel.layouts.locks.as_mut().unwrap().mutex.waiters = None;
+    found_by(&kernel, number)
+}
+
+fn found_by(kernel: &Kernel<'_>, number: u64) -> Option<(Lock, u64, Option<u64>)> {
+    let tasks = Tasks::read(kernel).unwrap();
     assert!(tasks.is_whole);
     let task = &tasks.all[&(0x10_0000 + number * 0x1_0000)];
-    let trail = task.trail(&kernel).unwrap().unwrap();
+    let trail = task.trail(kernel).unwrap().unwrap();
     let frames: Vec<Frame> = ["schedule+0x1/0x2", "__mutex_lock.constprop.0+0x1/0x2"]
         .iter()
         .filter_map(|call| Frame::read(call))
         .collect();
-    let wait = Locks::new(&kernel, &tasks).wait(&tasks, task, &trail, &frames).unwrap()?;
+    let wait = Locks::new(kernel, &tasks).wait(&tasks, task, &trail, &frames).unwrap()?;
     Some((wait.kind, wait.at, wait.owner))
 }
 
@@ -330,12 +359,27 @@ fn a_lock_and_its_owner_are_found_by_the_waiters_stack() {
 }
 
 #[test]
+fn a_lock_that_only_names_who_waits_first_is_found_where_they_keep_it() {
+    let layouts = layouts();
+    let mut memory = tasks(&layouts, 5);
+    wait_behind(&mut memory, &layouts, 0x9000, 0x14_0000, &[1, 2, 3]);
+    for waiter in 1..=3 {
+        assert_eq!(found_behind(&memory, waiter), Some((Lock::Mutex, 0x9000, Some(0x14_0000))));
+    }
+    assert_eq!(found_behind(&memory, 4), None);
+    wait_behind(&mut memory, &layouts, 0xa000, 0x14_0000, &[2]);
+    assert_eq!(found_behind(&memory, 2), Some((Lock::Mutex, 0xa000, Some(0x14_0000))));
+    // It names somebody else meanwhile.
+    put(&mut memory, 0xa000, layouts.locks.unwrap().mutex.first.unwrap(), waiter(3));
+    assert_eq!(found_behind(&memory, 2), None);
+}
+
+#[test]
 fn a_waiters_list_that_does_not_lead_to_a_lock_is_none() {
     let layouts = layouts();
     let mut memory = tasks(&layouts, 4);
     wait_for(&mut memory, &layouts, 0x9000, 0x13_0000, &[1, 2]);
-    let node =
-        |number: u64| place(0x20_0000 + number * 0x1_0000 + 0x3f00, layouts.mutex_waiter.list);
+    let node = |number: u64| node(&layouts, number);
     // Two nodes that know each other, and no lock.
     put_list(&mut memory, &[node(1), node(2)]);
     assert_eq!(found(&memory, 1), None);
@@ -419,6 +463,7 @@ proptest! {
     fn a_damaged_list_of_waiters_ends(damage in proptest::collection::vec((0_u64..0x8_0000, 0_u64..0x70_0000), 1..8)) {
         let layouts = layouts();
         let mut memory = tasks(&layouts, 5);
+        wait_behind(&mut memory, &layouts, 0xa000, 0x14_0000, &[1, 2, 3]);
         wait_for(&mut memory, &layouts, 0x9000, 0x14_0000, &[1, 2, 3]);
         for (at, word) in damage {
             memory.write(0x10_0000 + at * 8, &word.to_le_bytes());
@@ -426,10 +471,14 @@ proptest! {
         let kernel = kernel(&memory, 20_000, &[("init_task", 0x10_0000)]);
         let tasks = Tasks::read(&kernel).unwrap();
         let frames: Vec<Frame> = Frame::read("__mutex_lock+0x1/0x2").into_iter().collect();
+        let mut behind = super::tests::kernel(&memory, 20_000, &[("init_task", 0x10_0000)]);
+        behind.layouts.locks.as_mut().unwrap().mutex.waiters = None;
         let mut locks = Locks::new(&kernel, &tasks);
+        let mut headless = Locks::new(&behind, &tasks);
         for task in tasks.all.values() {
             if let Ok(Some(trail)) = task.trail(&kernel) {
                 _ = locks.wait(&tasks, task, &trail, &frames);
+                _ = headless.wait(&tasks, task, &trail, &frames);
             }
         }
     }

@@ -11,7 +11,7 @@
 mod head;
 mod pages;
 
-use super::elf;
+use super::elf::{self, Machine};
 use super::flat::Flat;
 use crate::kernel::machine::Registers;
 use crate::kernel::memory::{Fault, Memory};
@@ -85,7 +85,11 @@ impl Kdump {
         })?;
         let Head { page, descriptors, .. } = head;
         let pages = RefCell::new(Pages::new(page));
-        Ok((Self { file, page, ram, here, descriptors, pages }, elf::registers(&notes)))
+        // The header's word for the machine is not to be relied on; its notes differ in name and length.
+        let machines = [Machine::X86_64, Machine::Arm64];
+        let registers = machines.map(|machine| elf::registers(machine, &notes)).into_iter();
+        let registers = registers.max_by_key(Vec::len).unwrap_or_default();
+        Ok((Self { file, page, ram, here, descriptors, pages }, registers))
     }
 
     /// Whether all pages that it says are here are in the file.

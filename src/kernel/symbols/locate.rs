@@ -8,6 +8,8 @@
 //!   until 6.3   offsets  base  count  names  markers  (seqs)  token_table  token_index
 //!   from 6.4    count  names  markers  token_table  token_index  offsets  (base)  seqs
 //! ```
+//!
+//! Each begins at a multiple of 8 bytes, or, where there is no base, of 4.
 
 use super::tokens::Tokens;
 use super::{BANNER, SymbolsError};
@@ -62,6 +64,13 @@ pub(super) struct Names {
     pub(super) wanted: BTreeMap<&'static str, u32>,
 }
 
+/// What may be the count, where it is, and where names follow.
+struct Candidate {
+    count: u32,
+    at: u64,
+    names: u64,
+}
+
 /// Finds it, if it is there and gives the `known` symbols their addresses.
 pub(super) fn locate(
     space: &Space<'_>,
@@ -81,12 +90,12 @@ pub(super) fn locate(
             Err(Fault::Spent) => return Err(Fault::Spent.into()),
             Err(_) => break,
         };
-        for (count, count_at) in candidates(tokens, start, &bytes) {
+        for Candidate { count, at, names } in candidates(tokens, start, &bytes) {
             tried += 1;
-            let names = Names::read(space, tokens, (count_at + 8, count), wanted)?;
+            let names = Names::read(space, tokens, (names, count), wanted)?;
             let Some(names) = names else { continue };
             has_functions_alone |= !names.wanted.contains_key(BANNER);
-            let mut layouts = layouts(space, tokens, count_at, count).into_iter();
+            let mut layouts = layouts(space, tokens, at, count).into_iter();
             if let Some(offsets) = layouts.find(|offsets| offsets.are_right(space, &names, known)) {
                 return Ok(Some((names, offsets)));
             }
@@ -96,16 +105,20 @@ pub(super) fn locate(
     if has_functions_alone { Err(SymbolsError::Missing(BANNER)) } else { Ok(None) }
 }
 
-/// Counts in a window, with where they are, the nearest to the tokens first. They are filled up with
-/// zeros, which packed names never hold so many of, and names follow them.
-fn candidates(tokens: &Tokens, start: u64, bytes: &[u8]) -> Vec<(u32, u64)> {
+/// Counts in a window that have names behind them, the nearest to the tokens first.
+fn candidates(tokens: &Tokens, start: u64, bytes: &[u8]) -> Vec<Candidate> {
     let window = bytes.len().saturating_sub(GLANCE as usize);
-    let found = (0..window).step_by(8).rev().filter_map(|place| {
-        let word = bytes[place..].first_chunk().copied().unwrap_or_default();
-        let count = u32::try_from(u64::from_le_bytes(word)).ok()?;
+    let word = |place: usize| {
+        u32::from_le_bytes(bytes[place..].first_chunk().copied().unwrap_or_default())
+    };
+    let found = (0..window).step_by(4).rev().filter_map(|place| {
+        let count = word(place);
+        // Filled up with zeros, or not at all: no name is empty.
+        let behind = if word(place + 4) == 0 { 8 } else { 4 };
         let at = start + place as u64;
-        let fits = COUNTS.contains(&count) && room(tokens, at + 8, count);
-        (fits && glance(&bytes[place + 8..], tokens)).then_some((count, at))
+        let names = at + behind as u64;
+        let fits = COUNTS.contains(&count) && room(tokens, names, count);
+        (fits && glance(&bytes[place + behind..], tokens)).then_some(Candidate { count, at, names })
     });
     found.take(CANDIDATES).collect()
 }
@@ -135,7 +148,7 @@ fn layouts(space: &Space<'_>, tokens: &Tokens, count_at: u64, count: u32) -> Vec
     let before = (count_at / 8 * 8).wrapping_sub(8);
     let behind = tokens.at.end.next_multiple_of(8);
     let places = [(before.wrapping_sub(bytes), before), (behind, behind.wrapping_add(bytes))];
-    let mut layouts = Vec::new();
+    let mut layouts = vec![Offsets { at: tokens.at.end, rule: Rule::FromItself }];
     for (at, base_at) in places {
         let base = space.u64(base_at).ok();
         let from_base = base.map(|base| [Rule::PercpuAbsolute(base), Rule::Relative(base)]);

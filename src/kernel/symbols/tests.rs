@@ -69,9 +69,10 @@ fn token_table() -> (Vec<u8>, Vec<u8>) {
 /// The table as it lies from `at` on; `modern` is the order since 6.4.
 fn table(at: u64, symbols: &[(String, u64)], rule: Rule, modern: bool) -> Vec<u8> {
     let mut table = Vec::new();
+    let aligned = if rule == Rule::FromItself { 4 } else { 8 };
     let put = |table: &mut Vec<u8>, bytes: &[u8]| {
         table.extend(bytes);
-        table.resize(table.len().next_multiple_of(8), 0);
+        table.resize(table.len().next_multiple_of(aligned), 0);
     };
     let put_offsets = |table: &mut Vec<u8>| {
         let places = (at + table.len() as u64..).step_by(4);
@@ -89,6 +90,9 @@ fn table(at: u64, symbols: &[(String, u64)], rule: Rule, modern: bool) -> Vec<u8
         }
     };
     put(&mut table, b"something else in read-only data");
+    if aligned == 4 {
+        put(&mut table, b"more");
+    }
     if !modern {
         put_offsets(&mut table);
     }

@@ -26,6 +26,9 @@ const SEARCHED: u64 = 48 << 20;
 
 const CHUNK: u64 = 64 * 1024;
 
+/// What tables and their indices are aligned to, or to twice as much.
+const ALIGNED: u64 = 4;
+
 /// `KSYM_NAME_LEN` and the letter of the type.
 const NAME_BYTES: usize = 513;
 
@@ -83,8 +86,8 @@ impl Tokens {
         }
         // What stands before the first piece need not end with a zero, but the table is aligned.
         let first = digits - (before.len() - starts) as u64;
-        for step in 1..8 {
-            let at = (first - 1) / 8 * 8 - 8 * (step - 1);
+        for step in 1..16 {
+            let at = (first - 1) / ALIGNED * ALIGNED - ALIGNED * (step - 1);
             if let Some(tokens) = Self::at(space, at)? {
                 return Ok(Some(tokens));
             }
@@ -105,11 +108,15 @@ impl Tokens {
             *start = begins;
             end += length + 1;
         }
-        let index = end.next_multiple_of(8);
-        let told = bytes[index.min(bytes.len())..].chunks_exact(2).take(256);
-        let agrees = told.map(|start| u16::from_le_bytes([start[0], start[1]])).eq(starts);
-        let at = at..at.saturating_add((index + 512) as u64);
-        Ok(agrees.then(|| Self { at, text: bytes[..end].to_vec(), starts }))
+        let agrees = |index: &usize| {
+            let told = bytes[(*index).min(bytes.len())..].chunks_exact(2).take(256);
+            told.map(|start| u16::from_le_bytes([start[0], start[1]])).eq(starts)
+        };
+        let aligned = [ALIGNED, 2 * ALIGNED].map(|to| end.next_multiple_of(to as usize));
+        Ok(aligned.into_iter().find(agrees).map(|index| {
+            let at = at..at.saturating_add((index + 512) as u64);
+            Self { at, text: bytes[..end].to_vec(), starts }
+        }))
     }
 
     /// Whether a name may begin with this piece.

@@ -208,7 +208,9 @@ layouts! {
     /// A mutex.
     Mutex = "mutex" {
         owner: "owner",
+        ; maybe
         waiters: "wait_list",
+        first: "first_waiter",
     }
     /// Who waits for one.
     MutexWaiter = "mutex_waiter" {
@@ -218,7 +220,9 @@ layouts! {
     /// A semaphore for readers and writers.
     Rwsem = "rw_semaphore" {
         owner: "owner",
+        ; maybe
         waiters: "wait_list",
+        first: "first_waiter",
     }
     /// Who waits for one.
     RwsemWaiter = "rwsem_waiter" {
