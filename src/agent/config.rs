@@ -4,6 +4,7 @@
 //! the scenarios that it names too.
 
 use super::dumps::Dumps;
+use super::parcels::Place;
 use crate::base::document::{Document, FromNode, Node, Notes, parsed};
 use crate::base::endpoint::BrokerUrl;
 use crate::base::id::{DeviceId, ScenarioName};
@@ -22,12 +23,14 @@ use std::path::{Path, PathBuf};
 pub struct Config {
     /// The name of this device.
     pub device: DeviceId,
-    /// Where the spool and the ledger are.
+    /// Where the ledger is, and everything else that has no place of its own.
     pub state: PathBuf,
     /// The certificate by which the device is known, PEM.
     pub certificate: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
+    /// Where what is sealed waits to be sent.
+    pub spool: Place,
     /// Where dumps of guests' memory are kept.
     pub dumps: Dumps,
     /// Where bundles go.
@@ -137,6 +140,7 @@ fn read_config(
     let key = map.required("key");
     let broker = map.required_node("broker").and_then(|node| read_broker(node, notes));
     let without = PathBuf::new();
+    let spool = Place::read(map.node("spool"), notes, state.as_ref().unwrap_or(&without));
     let dumps = Dumps::read(map.node("dumps"), notes, state.as_ref().unwrap_or(&without));
     let http = map.optional("http");
     let log = logs::Settings::read(&mut map, notes);
@@ -149,6 +153,7 @@ fn read_config(
         state: state?,
         certificate: certificate?,
         key: key?,
+        spool: spool?,
         dumps: dumps?,
         broker: broker?,
         controller: setup?.controller,
@@ -209,6 +214,7 @@ device: edge-1
 state: state
 certificate: device.pem
 key: device.key
+spool: { directory: vault/spool, quota: 20MiB, age: 30d }
 dumps: { quota: 20GiB }
 broker: { url: \"mqtts://localhost\", ca: ca.pem }
 http: 127.0.0.1:9464
@@ -233,6 +239,7 @@ state: state
 key: device.key
 broker: { url: \"mqtt://example.org\", prefx: x }
 http: 9464
+spool: { quota: 20, size: 1MiB, age: old }
 dumps: { quota: 20, count: -1 }
 scenarios: scenarios
 log: { format: xml }

@@ -13,6 +13,7 @@
 use super::config::Config;
 use super::identity;
 use super::ledger::{Ledger, OpenIncident, WriteError};
+use super::parcels;
 use super::pauses::Pauses;
 use super::turn::Turn;
 use crate::base::chain::Chain;
@@ -29,7 +30,7 @@ use crate::evidence::{Artifact, Evidence, qmp};
 use crate::ladder::End;
 use crate::scenario::{Probe, Scenario};
 use crate::spool::kept;
-use crate::spool::{Kept, Parcel, PutError, Spool};
+use crate::spool::{self, Kept, Mark, Parcel, PutError, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Counters;
 use crate::transport::log::DeviceLog;
@@ -220,9 +221,16 @@ impl Desk {
 
     /// Tries again to bring to disk what it did not take.
     pub fn settle(&self) {
-        let settled = self.spool.lock().unwrap_or_else(PoisonError::into_inner).settle();
+        let (settled, before, usage) = {
+            let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = spool.usage();
+            (spool.settle(), before, spool.usage())
+        };
+        if (before.parcels, before.held) != (usage.parcels, usage.held) {
+            self.changed.send_replace(());
+        }
         match settled {
-            Ok(()) => self.health.ok("spool"),
+            Ok(()) => self.note_spool(&usage),
             Err(error) => self.health.degraded("spool", Chain(&error).to_string()),
         }
         match self.lock_ledger().settle() {
@@ -243,7 +251,8 @@ impl Desk {
         let bundle = Bundle { origin, steps, diagnosis: diagnosis.clone(), artifacts };
         let sealed = self.signer.seal_bundle(&bundle).map_err(Error::Seal);
         let spooled = sealed.and_then(|bytes| {
-            self.spool(Parcel { kind: crate::spool::Kind::Bundle, incident, bytes })
+            let (kind, mark) = (spool::Kind::Bundle, Mark::of(&diagnosis.signature));
+            self.spool(Parcel { kind, incident, mark, bytes })
         });
         if let Err(error) = spooled {
             tracing::error!(%incident, error = %Chain(&error), "the evidence is lost");
@@ -268,7 +277,8 @@ impl Desk {
         let headline = Headline { origin, diagnosis, stage, ended, revision: open.revision };
         let sealed = self.signer.seal_headline(&headline).map_err(Error::Seal);
         let spooled = sealed.and_then(|bytes| {
-            self.spool(Parcel { kind: crate::spool::Kind::Headline, incident, bytes })
+            let (kind, mark) = (spool::Kind::Headline, Mark::default());
+            self.spool(Parcel { kind, incident, mark, bytes })
         });
         if let Err(error) = spooled {
             tracing::error!(%incident, error = %Chain(&error), "the headline is lost");
@@ -276,23 +286,37 @@ impl Desk {
     }
 
     fn spool(&self, parcel: Parcel) -> Result<(), Error> {
-        let kept = self.spool.lock().unwrap_or_else(PoisonError::into_inner).put(parcel)?;
+        let (kept, usage) = {
+            let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+            (spool.put(parcel), spool.usage())
+        };
         match kept {
-            Kept::OnDisk => self.health.ok("spool"),
-            Kept::InMemory { why } => {
+            Ok(Kept::OnDisk) => self.note_spool(&usage),
+            Ok(Kept::InMemory { why }) => {
                 tracing::error!(%why, "evidence is held in memory only");
                 self.health.degraded("spool", why);
+            }
+            Err(error) => {
+                self.health.degraded("spool", Chain(&error).to_string());
+                return Err(error.into());
             }
         }
         self.changed.send_replace(());
         Ok(())
     }
 
+    fn note_spool(&self, usage: &spool::Usage) {
+        match parcels::trouble(usage) {
+            Some(why) => self.health.degraded("spool", why),
+            None => self.health.ok("spool"),
+        }
+    }
+
     fn has_bundle(&self, incident: IncidentId) -> bool {
         let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        spool.waiting().any(|waiting| {
-            waiting.incident == incident && waiting.kind == crate::spool::Kind::Bundle
-        })
+        spool
+            .waiting()
+            .any(|waiting| waiting.incident == incident && waiting.kind == spool::Kind::Bundle)
     }
 
     fn origin(&self, app: &App, scenario: &Scenario, open: &OpenIncident) -> Option<Origin> {
@@ -376,7 +400,6 @@ mod tests {
     use crate::base::problem::Source;
     use crate::binding::Life;
     use crate::scenario;
-    use crate::spool;
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
     use std::path::Path;

@@ -25,6 +25,7 @@ pub mod keeper;
 pub mod ledger;
 mod lend;
 pub mod pages;
+pub mod parcels;
 pub mod pauses;
 pub mod probe;
 mod replace;

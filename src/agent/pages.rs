@@ -1,14 +1,14 @@
 //! What the running agent shows of its apps, beside health and metrics.
 //!
 //! `/apps` is a list of every app under every scenario, those that cannot be asked among them;
-//! `/warnings` is a list of what a person should know of the bindings as they are now.
+//! `/warnings` is a list of what a person should know of the bindings and the spool as they are now.
 
 use super::board::{Board, Shown};
 use crate::base::time::{Clock, Instant, Timestamp};
 use crate::binding::Bound;
 use crate::telemetry::http;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The word for a scenario that an app should have and that cannot be asked.
 const HINDERED: &str = "hindered";
@@ -21,6 +21,7 @@ pub struct Notices(Arc<Mutex<Noted>>);
 struct Noted {
     hindered: Vec<Value>,
     warnings: Vec<String>,
+    spool: Option<String>,
 }
 
 impl Notices {
@@ -37,8 +38,18 @@ impl Notices {
                 })
             })
         });
-        let noted = Noted { hindered: hindered.collect(), warnings };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = noted;
+        let hindered = hindered.collect();
+        let mut noted = self.lock();
+        *noted = Noted { hindered, warnings, spool: noted.spool.take() };
+    }
+
+    /// What a person should know of the spool.
+    pub fn of_spool(&self, trouble: Option<String>) {
+        self.lock().spool = trouble;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -48,7 +59,8 @@ pub fn pages(board: &Board) -> Vec<(&'static str, http::Show)> {
     let (apps, warnings) = (board.clone(), board.notices.clone());
     let apps: http::Show = Arc::new(move || apps_page(&apps).to_string());
     let warnings: http::Show = Arc::new(move || {
-        json!(warnings.0.lock().unwrap_or_else(PoisonError::into_inner).warnings).to_string()
+        let noted = warnings.lock();
+        json!(noted.warnings.iter().chain(&noted.spool).collect::<Vec<_>>()).to_string()
     });
     vec![("/apps", apps), ("/warnings", warnings)]
 }
@@ -56,7 +68,7 @@ pub fn pages(board: &Board) -> Vec<(&'static str, http::Show)> {
 fn apps_page(board: &Board) -> Value {
     let (now, wall) = (Clock::now(), Clock::wall());
     let states = board.states().into_iter().map(|shown| row(&shown, now, wall));
-    let noted = board.notices.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let noted = board.notices.lock();
     let mut rows: Vec<Value> = states.chain(noted.hindered.iter().cloned()).collect();
     rows.sort_by_key(|row| ["name", "app", "scenario"].map(|key| row[key].to_string()));
     Value::Array(rows)

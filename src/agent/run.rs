@@ -12,6 +12,7 @@ use super::incident::Desk;
 use super::keeper::{Orders, keep};
 use super::lend::Lender;
 use super::pages;
+use super::parcels;
 use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::time::Clock;
@@ -174,7 +175,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn open_spool(config: &Config) -> Result<Arc<Mutex<Spool>>, Error> {
-    let (spool, report) = Spool::open(&config.state.join("spool"), spool::Limits::STANDARD)?;
+    let (spool, report) = Spool::open_or_wait(&config.spool.directory, config.spool.limits)?;
+    if let Some(absent) = &report.absent {
+        tracing::warn!("evidence is held in memory for now: {absent}");
+    }
     for damaged in &report.damaged {
         tracing::warn!("in the spool, {damaged}");
     }
@@ -195,10 +199,11 @@ fn board(registry: &mut Registry) -> Board {
 /// Brings to disk what had to be held in memory, once the disk takes it again.
 async fn settle(desk: Arc<Desk>, mut stop: channel::Receiver<bool>) {
     loop {
+        desk.settle();
         tokio::select! {
             biased;
             () = signal::told(&mut stop) => return,
-            () = tokio::time::sleep(SETTLE) => desk.settle(),
+            () = tokio::time::sleep(SETTLE) => {}
         }
     }
 }
@@ -270,7 +275,12 @@ impl Teller {
     }
 
     fn status(&self) -> v1::Status {
-        let usage = self.spool.lock().unwrap_or_else(PoisonError::into_inner).usage();
+        let (usage, evicted) = {
+            let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+            let gone = spool.gone().map(|gone| gone.incident.as_bytes().to_vec());
+            (spool.usage(), gone.collect())
+        };
+        self.board.notices.of_spool(parcels::trouble(&usage));
         let apps = self.board.states().into_iter().map(|shown| v1::AppStatus {
             app: shown.app.id.as_bytes().to_vec(),
             name: shown.app.name,
@@ -289,6 +299,10 @@ impl Teller {
             bindings_sequence: sequence,
             bindings_error: refused,
             kept: self.kept.borrow().clone(),
+            spool_evicted: usage.evicted,
+            spool_evicted_bytes: usage.evicted_bytes,
+            spool_evicted_incidents: evicted,
+            spool_lost: usage.lost,
         }
     }
 }
@@ -308,8 +322,10 @@ fn count(registry: &mut Registry, counters: &Arc<upload::Counters>, spool: &Arc<
         let counters = Arc::clone(counters);
         metrics::read_counter(registry, (name, help), move || read(&counters).load(Relaxed));
     }
-    let spools: [(&'static str, &'static str, Use); 2] = [
+    let spools: [(&'static str, &'static str, Use); 4] = [
         ("spool_evicted", "Bundles dropped to make room", |usage| usage.evicted),
+        ("spool_evicted_bytes", "Bytes of bundles dropped", |usage| usage.evicted_bytes),
+        ("spool_lost", "Parcels that neither disk nor memory took", |usage| usage.lost),
         ("spool_corrupt", "Parcels found damaged", |usage| usage.corrupt),
     ];
     for (name, help, read) in spools {

@@ -60,6 +60,12 @@ pub const SPOOL_BYTES: u64 = 100 * 1024 * 1024;
 /// See [`SPOOL_BYTES`].
 pub const SPOOL_PARCELS: usize = 1000;
 
+/// What says again what an older bundle says is of no use to anybody after a season.
+pub const SPOOL_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Dropped bundles that are told by name: as many as fit into a page of the disk.
+pub const EVICTED_TOLD: usize = 60;
+
 /// Sealed parcels that are kept in memory while the disk takes none: two bundles of the usual size.
 pub const HELD_BYTES: u64 = 8 * 1024 * 1024;
 

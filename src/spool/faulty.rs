@@ -3,7 +3,8 @@
 //! A crash is as unkind as a real one may be: of the names changed since the last sync any subset
 //! survives, and a file that was not synced is cut anywhere or filled with zeros.
 
-use super::files::{Files, Room, Shelf};
+use super::files::{DiskError, Facts, Files, Room, Shelf};
+use crate::base::time::Timestamp;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -33,6 +34,7 @@ type Place = (Shelf, String);
 struct Inode {
     bytes: Vec<u8>,
     synced: Option<Vec<u8>>,
+    written: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +55,12 @@ pub(super) struct State {
     pub(super) crash_at: Option<u64>,
     /// Bytes that still fit.
     pub(super) free: u64,
+    /// From this step on none does.
+    pub(super) full_at: Option<u64>,
+    /// The disk is not mounted.
+    pub(super) is_absent: bool,
+    /// By its clock.
+    pub(super) now: Timestamp,
     /// One in so many operations fails; 0 for none.
     pub(super) fails_one_in: u64,
     dice: u64,
@@ -177,15 +185,26 @@ impl State {
 }
 
 impl Files for Faulty {
+    fn open(&mut self) -> Result<(), DiskError> {
+        match self.0.borrow().is_absent {
+            true => Err(DiskError::Absent {
+                path: "vault/spool".into(),
+                source: io::ErrorKind::NotFound.into(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     fn names(&self, shelf: Shelf) -> io::Result<Vec<String>> {
         let state = self.0.borrow();
         let names = state.names.keys().filter(|(on, _)| *on == shelf);
         Ok(names.map(|(_, name)| name.clone()).collect())
     }
 
-    fn size(&self, shelf: Shelf, name: &str) -> io::Result<u64> {
+    fn facts(&self, shelf: Shelf, name: &str) -> io::Result<Facts> {
         let state = self.0.borrow();
-        Ok(state.inodes[state.inode(shelf, name)?].bytes.len() as u64)
+        let inode = &state.inodes[state.inode(shelf, name)?];
+        Ok(Facts { size: inode.bytes.len() as u64, written: inode.written })
     }
 
     fn read(&self, shelf: Shelf, name: &str, limit: u64) -> io::Result<Vec<u8>> {
@@ -197,7 +216,8 @@ impl Files for Faulty {
 
     fn write(&mut self, name: &str, header: &[u8], content: &[u8]) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
-        let free = state.free.saturating_sub(state.used());
+        let is_full = state.full_at.is_some_and(|at| state.steps >= at);
+        let free = if is_full { 0 } else { state.free.saturating_sub(state.used()) };
         let inode = state.inodes.len();
         state.change(Change::Link((Shelf::Waiting, name.to_owned()), inode)).inspect_err(|_| {
             // The inode must exist, as the name may.
@@ -206,7 +226,8 @@ impl Files for Faulty {
         let mut bytes = [header, content].concat();
         let fits = bytes.len() as u64 <= free;
         bytes.truncate(free as usize);
-        state.inodes.push(Inode { bytes, synced: None });
+        let written = state.now;
+        state.inodes.push(Inode { bytes, synced: None, written });
         let crash = state.step()?;
         state.done(crash)?;
         if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
@@ -247,6 +268,11 @@ impl Files for Faulty {
 
     fn room(&self) -> io::Result<Room> {
         let state = self.0.borrow();
-        Ok(Room { free: state.free.saturating_sub(state.used()), total: 1 << 20 })
+        let free = state.free.saturating_sub(state.used());
+        Ok(Room { free, total: 1 << 20, inodes_free: 0, inodes: 0 })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.borrow().now
     }
 }

@@ -1,9 +1,11 @@
 //! The file operations that the spool is made of: few, so that a test can let each of them fail.
 
+use crate::base::time::{Clock, Timestamp};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directories of a spool.
@@ -17,21 +19,36 @@ pub enum Shelf {
     Refused,
 }
 
-/// Room on the disk, in bytes.
+/// Room on the disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Room {
-    /// What may still be written.
+    /// Bytes that may still be written.
     pub free: u64,
-    /// What the disk holds in all.
+    /// Bytes that the disk holds in all.
     pub total: u64,
+    /// Files that may still be made.
+    pub inodes_free: u64,
+    /// Files that there may be in all; 0 where nobody counts them.
+    pub inodes: u64,
+}
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// How many bytes it has.
+    pub size: u64,
+    /// When it was written, by a clock that anybody may set.
+    pub written: Timestamp,
 }
 
 /// A disk, or a faulty one in tests. Names are plain file names, made by the spool itself.
 pub trait Files {
+    /// Takes hold of the directory. Everything else fails before.
+    fn open(&mut self) -> Result<(), DiskError>;
     /// The names of the files on a shelf, in no order.
     fn names(&self, shelf: Shelf) -> io::Result<Vec<String>>;
-    /// The size of a file.
-    fn size(&self, shelf: Shelf, name: &str) -> io::Result<u64>;
+    /// What is known of a file.
+    fn facts(&self, shelf: Shelf, name: &str) -> io::Result<Facts>;
     /// The first bytes of a file, at most `limit`.
     fn read(&self, shelf: Shelf, name: &str, limit: u64) -> io::Result<Vec<u8>>;
     /// Creates or replaces a waiting file. It is safe only once synced.
@@ -46,18 +63,31 @@ pub trait Files {
     fn sync_names(&mut self) -> io::Result<()>;
     /// How much room the disk has.
     fn room(&self) -> io::Result<Room>;
+    /// Now, by the clock that dates the files.
+    fn now(&self) -> Timestamp;
 }
 
 /// A directory, held by this process alone.
 #[derive(Debug)]
 pub struct Disk {
     dir: PathBuf,
-    _lock: Flock<File>,
+    lock: Option<Flock<File>>,
 }
 
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
+    /// What it is to be made in is not there, or locked.
+    #[error(
+        "the spool {path} is not to be had yet: the directory above it must be there, mounted and \
+         unlocked"
+    )]
+    Absent {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Not there and not to be made, or not ours to write.
     #[error("cannot use {path} as the spool; it must be a directory that only lifesign writes")]
     Unusable {
@@ -79,22 +109,19 @@ pub enum DiskError {
 // === impl Disk ===
 
 impl Disk {
-    /// Makes the directories where they are missing, and locks them.
-    ///
-    /// # Errors
-    ///
-    /// When that is not possible, or another process has done so.
-    pub fn open(dir: &Path) -> Result<Self, DiskError> {
-        let unusable = |source| DiskError::Unusable { path: dir.to_owned(), source };
-        for shelf in [Shelf::Waiting, Shelf::Corrupt, Shelf::Refused] {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(within(dir, shelf));
-            made.map_err(unusable)?;
-        }
-        let lock = writable(&dir.join("lock"), false).map_err(unusable)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
-            Err((_, nix::Error::EWOULDBLOCK)) => Err(DiskError::InUse { path: dir.to_owned() }),
-            Err((_, errno)) => Err(unusable(errno.into())),
+    /// A directory that nobody has looked at yet.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), lock: None }
+    }
+
+    fn unusable(&self, source: io::Error) -> DiskError {
+        let path = self.dir.clone();
+        // A directory of a locked vault can be seen, but nothing can be made in it.
+        let is_locked = source.raw_os_error() == Some(Errno::ENOKEY as i32);
+        match is_locked || source.kind() == io::ErrorKind::NotFound {
+            true => DiskError::Absent { path, source },
+            false => DiskError::Unusable { path, source },
         }
     }
 
@@ -104,6 +131,29 @@ impl Disk {
 }
 
 impl Files for Disk {
+    fn open(&mut self) -> Result<(), DiskError> {
+        for shelf in [Shelf::Waiting, Shelf::Corrupt, Shelf::Refused] {
+            // Never what is above it: that may be where a disk is yet to be mounted.
+            let made = fs::DirBuilder::new().mode(0o700).create(within(&self.dir, shelf));
+            match made {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(self.unusable(error));
+                }
+                _ => {}
+            }
+        }
+        let lock = writable(&self.dir.join("lock"), false);
+        let lock = lock.map_err(|source| self.unusable(source))?;
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => {
+                self.lock = Some(lock);
+                Ok(())
+            }
+            Err((_, Errno::EWOULDBLOCK)) => Err(DiskError::InUse { path: self.dir.clone() }),
+            Err((_, errno)) => Err(self.unusable(errno.into())),
+        }
+    }
+
     fn names(&self, shelf: Shelf) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(within(&self.dir, shelf))? {
@@ -115,8 +165,10 @@ impl Files for Disk {
         Ok(names)
     }
 
-    fn size(&self, shelf: Shelf, name: &str) -> io::Result<u64> {
-        Ok(fs::symlink_metadata(self.path(shelf, name))?.len())
+    fn facts(&self, shelf: Shelf, name: &str) -> io::Result<Facts> {
+        let known = fs::symlink_metadata(self.path(shelf, name))?;
+        let ms = known.mtime().saturating_mul(1000).saturating_add(known.mtime_nsec() / 1_000_000);
+        Ok(Facts { size: known.len(), written: Timestamp::from_millis(ms) })
     }
 
     fn read(&self, shelf: Shelf, name: &str, limit: u64) -> io::Result<Vec<u8>> {
@@ -150,6 +202,10 @@ impl Files for Disk {
     fn room(&self) -> io::Result<Room> {
         room(&self.dir)
     }
+
+    fn now(&self) -> Timestamp {
+        Clock::wall()
+    }
 }
 
 /// How much room the disk of a directory has.
@@ -157,7 +213,12 @@ pub(super) fn room(directory: &Path) -> io::Result<Room> {
     let disk = nix::sys::statvfs::statvfs(directory)?;
     let unit = disk.fragment_size();
     let bytes = |blocks| u64::saturating_mul(blocks, unit);
-    Ok(Room { free: bytes(disk.blocks_available()), total: bytes(disk.blocks()) })
+    Ok(Room {
+        free: bytes(disk.blocks_available()),
+        total: bytes(disk.blocks()),
+        inodes_free: disk.files_available(),
+        inodes: disk.files(),
+    })
 }
 
 fn within(dir: &Path, shelf: Shelf) -> PathBuf {

@@ -1,6 +1,6 @@
 //! The bytes of a parcel on disk. No IO: see the parent for the drawing.
 
-use super::{Kind, Waiting};
+use super::{Kind, Mark, Waiting};
 use crate::base::id::{Digest, IncidentId};
 use crate::base::limits;
 
@@ -20,6 +20,7 @@ pub(super) struct Header {
     pub(super) sequence: u64,
     pub(super) length: u64,
     pub(super) incident: IncidentId,
+    pub(super) mark: Mark,
     pub(super) digest: Digest,
 }
 
@@ -49,6 +50,9 @@ pub enum Flaw {
     /// The content's checksum.
     #[error("the content does not match its checksum")]
     Content,
+    /// It is where the spool tells what it has dropped.
+    #[error("it is no list of what was dropped, so that is counted from nothing again")]
+    Tally,
 }
 
 /// What stands before the content of a parcel's file.
@@ -56,6 +60,7 @@ pub(super) fn encode(sequence: u64, parcel: &Waiting) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
     header[8] = parcel.kind.code();
+    header[9..16].copy_from_slice(&parcel.mark.0);
     header[16..24].copy_from_slice(&sequence.to_le_bytes());
     header[24..32].copy_from_slice(&parcel.size.to_le_bytes());
     header[32..48].copy_from_slice(parcel.incident.as_bytes());
@@ -90,6 +95,7 @@ pub(super) fn header(start: &[u8], size: u64) -> Result<Header, Flaw> {
         sequence: number(&start[16..24]),
         length,
         incident: IncidentId::new(array(&start[32..48])),
+        mark: Mark(array(&start[9..16])),
         digest: Digest::new(array(&start[48..80])),
     })
 }
@@ -130,15 +136,15 @@ fn digits(text: &str) -> Option<u64> {
     plain.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
-fn check(covered: &[u8]) -> [u8; 8] {
+pub(super) fn check(covered: &[u8]) -> [u8; 8] {
     array(&Digest::of(covered).as_bytes()[..8])
 }
 
-fn number(bytes: &[u8]) -> u64 {
+pub(super) fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(array(bytes))
 }
 
-fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+pub(super) fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("every caller cuts exactly N bytes out of a checked length")
 }
 
@@ -178,7 +184,8 @@ mod tests {
     fn file() -> Vec<u8> {
         let incident = IncidentId::new([7; 16]);
         let digest = Digest::of(b"sealed");
-        let header = encode(3, &Waiting { digest, kind: Kind::Bundle, incident, size: 6 });
+        let mark = Mark::of("hung-task");
+        let header = encode(3, &Waiting { digest, kind: Kind::Bundle, incident, mark, size: 6 });
         [header.as_slice(), b"sealed"].concat()
     }
 
@@ -188,6 +195,8 @@ mod tests {
         assert_eq!(bytes, b"sealed");
         assert_eq!((header.kind, header.sequence), (Kind::Bundle, 3));
         assert_eq!(header.incident, IncidentId::new([7; 16]));
+        assert_eq!(header.mark, Mark::of("hung-task"));
+        assert!(!Mark::of("").is_known());
         assert_eq!(sequence(&name(3)), Some(3));
         assert!(is_unfinished(&name_unfinished(3)));
     }

@@ -1,13 +1,16 @@
 //! What is done with parcels.
 
 use super::files::{Files, Shelf};
+use super::quota::{self, Stored};
+use super::tally::{self, Gone, Tally};
 use super::{
-    Entry, Flaw, Kept, Kind, Parcel, PutError, ReadError, Spool, StoreError, Usage, Waiting,
-    format, quota,
+    Entry, Flaw, Kept, Kind, Limits, Mark, Parcel, PutError, ReadError, Spool, StoreError, Usage,
+    Waiting, format,
 };
 use crate::base::chain::Chain;
 use crate::base::id::Digest;
 use crate::base::limits;
+use crate::base::time::Timestamp;
 use std::io;
 use tracing::{debug, info, warn};
 
@@ -26,29 +29,37 @@ impl<F: Files> Spool<F> {
         if let Some((_, entry)) = self.find(waiting.digest) {
             return Ok(entry.kept());
         }
-        let sequence = self.next;
+        let opened = self.reopen().map_err(StoreError::from);
+        let (sequence, since) = (self.next, self.files.now());
         self.next += 1;
-        match self.store(sequence, waiting, &parcel.bytes) {
+        let stored = opened.and_then(|()| self.store(sequence, (waiting, since), &parcel.bytes));
+        match stored {
             Ok(()) => Ok(Kept::OnDisk),
-            Err(error) => self.hold(sequence, (waiting, parcel.bytes), error),
+            Err(error) => {
+                let entry = Entry { waiting, since, held: Some(parcel.bytes) };
+                self.hold(sequence, entry, error)
+            }
         }
     }
 
-    /// Tries again to bring to disk what is held in memory.
+    /// Tries again to bring to disk what is held in memory, and drops what is too old.
     ///
     /// # Errors
     ///
     /// With what is wrong with the disk, when it does not take everything.
     pub fn settle(&mut self) -> Result<(), StoreError> {
-        while let Some((sequence, waiting, bytes)) = self.take_held() {
-            let stored = self.store(sequence, waiting, &bytes);
+        self.reopen()?;
+        while let Some((sequence, Entry { waiting, since, held: Some(bytes) })) = self.take_held() {
+            let stored = self.store(sequence, (waiting, since), &bytes);
             if stored.is_err() {
-                self.entries.insert(sequence, Entry { waiting, held: Some(bytes) });
+                self.entries.insert(sequence, Entry { waiting, since, held: Some(bytes) });
             }
             stored?;
             info!(parcel = %waiting.digest, "the disk has taken a parcel that was held in memory");
         }
-        Ok(())
+        let old = quota::too_old(&self.on_disk(), self.files.now(), &self.limits);
+        self.evict(&old, "it is too old and says nothing that others do not say")?;
+        if self.tally.is_behind { self.write_tally() } else { Ok(()) }
     }
 
     /// What is to be sent: headlines first, then bundles, each oldest first.
@@ -95,6 +106,9 @@ impl<F: Files> Spool<F> {
         let waiting = entry.waiting;
         self.replace_older(sequence, waiting);
         self.remove(sequence);
+        if self.entries.is_empty() {
+            self.evicted_before = self.tally.evicted;
+        }
     }
 
     /// Keeps a parcel that the controller will never take where a person finds it, out of the way.
@@ -109,7 +123,10 @@ impl<F: Files> Spool<F> {
     /// What the spool holds.
     pub fn usage(&self) -> Usage {
         let start = Usage {
-            evicted: self.evicted,
+            evicted: self.tally.evicted,
+            evicted_bytes: self.tally.bytes,
+            evicted_lately: self.tally.evicted - self.evicted_before,
+            lost: self.tally.lost,
             corrupt: self.corrupt,
             refused: self.refused,
             ..Usage::default()
@@ -126,8 +143,18 @@ impl<F: Files> Spool<F> {
         })
     }
 
+    /// The latest bundles that were dropped, oldest first.
+    pub fn gone(&self) -> impl Iterator<Item = &Gone> {
+        self.tally.gone.iter()
+    }
+
     /// Brings a parcel to the disk, all the way.
-    fn store(&mut self, sequence: u64, waiting: Waiting, bytes: &[u8]) -> Result<(), StoreError> {
+    fn store(
+        &mut self,
+        sequence: u64,
+        (waiting, since): (Waiting, Timestamp),
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         self.make_room(waiting)?;
         let new = format::name_unfinished(sequence);
         let written = self.write(&new, sequence, waiting, bytes);
@@ -137,7 +164,7 @@ impl<F: Files> Spool<F> {
         }
         written?;
         self.files.sync_names().map_err(failed("sync the directory"))?;
-        self.entries.insert(sequence, Entry { waiting, held: None });
+        self.entries.insert(sequence, Entry { waiting, since, held: None });
         self.replace_older(sequence, waiting);
         Ok(())
     }
@@ -157,54 +184,84 @@ impl<F: Files> Spool<F> {
     }
 
     fn make_room(&mut self, parcel: Waiting) -> Result<(), StoreError> {
-        let on_disk = self.entries.iter().filter(|(_, entry)| entry.held.is_none());
-        let stored: Vec<quota::Stored> = on_disk
-            .map(|(sequence, entry)| quota::Stored {
-                sequence: *sequence,
-                kind: entry.waiting.kind,
-                size: entry.waiting.size,
-            })
-            .collect();
-        let incoming = (parcel.kind, parcel.size);
         let room = self.files.room().ok();
-        for sequence in quota::make_room(&stored, incoming, room, &self.limits)? {
-            let Some(entry) = self.entries.get(&sequence) else { continue };
-            let Waiting { incident, digest, size, .. } = entry.waiting;
-            let removed = self.files.remove(Shelf::Waiting, &format::name(sequence));
-            removed.map_err(failed("remove a bundle that had to make room"))?;
-            self.entries.remove(&sequence);
-            self.evicted += 1;
-            warn!(%incident, parcel = %digest, size, "a bundle was dropped to make room for another");
+        let gone = quota::make_room(&self.on_disk(), incoming(parcel), room, &self.limits)?;
+        self.evict(&gone, "another one needs the room")
+    }
+
+    /// Drops bundles that are on disk. Nothing goes of which the disk cannot be told first.
+    fn evict(&mut self, all: &[u64], why: &str) -> Result<(), StoreError> {
+        for some in all.chunks(limits::EVICTED_TOLD) {
+            let before = self.tally.clone();
+            some.iter().for_each(|sequence| self.count(*sequence, why));
+            if let Err(error) = self.write_tally() {
+                self.tally = Tally { is_behind: true, ..before };
+                return Err(error);
+            }
+            some.iter().for_each(|sequence| self.remove(*sequence));
         }
         Ok(())
     }
 
-    fn hold(
-        &mut self,
-        sequence: u64,
-        (waiting, bytes): (Waiting, Vec<u8>),
-        error: StoreError,
-    ) -> Result<Kept, PutError> {
-        let held = self.usage().held_bytes;
+    fn count(&mut self, sequence: u64, why: &str) {
+        let Some(entry) = self.entries.get(&sequence) else { return };
+        let Waiting { incident, digest, size, .. } = entry.waiting;
+        warn!(%incident, parcel = %digest, size, "a bundle is dropped: {why}");
+        self.tally.add(Gone::new(sequence, entry.waiting));
+    }
+
+    fn write_tally(&mut self) -> Result<(), StoreError> {
+        let (new, bytes) = (tally::NAME_UNFINISHED, self.tally.encode());
+        self.files.write(new, &bytes, &[]).map_err(failed("tell what is dropped"))?;
+        self.files.sync_file(new).map_err(failed("sync what is dropped"))?;
+        let renamed = self.files.rename(new, Shelf::Waiting, tally::NAME);
+        renamed.map_err(failed("name what is dropped"))?;
+        self.files.sync_names().map_err(failed("sync the directory"))?;
+        self.tally.is_behind = false;
+        Ok(())
+    }
+
+    /// Keeps a parcel in memory, where the same goes first as on disk.
+    fn hold(&mut self, sequence: u64, entry: Entry, error: StoreError) -> Result<Kept, PutError> {
+        let waiting = entry.waiting;
         let older = |entry: &Entry| entry.held.is_some() && entry.waiting.is_headline_of(waiting);
-        let replaced = self.entries.values().filter(|entry| older(entry));
-        let replaced: u64 = replaced.map(|entry| entry.waiting.size).sum();
-        if held - replaced + waiting.size > self.limits.held_bytes {
-            return Err(PutError::Lost { held, source: error });
+        let held = self.stored(|entry| entry.held.is_some() && !older(entry));
+        let bounds = Limits { bytes: self.limits.held_bytes, parcels: usize::MAX, ..self.limits };
+        let Ok(gone) = quota::make_room(&held, incoming(waiting), None, &bounds) else {
+            self.tally.lost += 1;
+            self.tally.is_behind = true;
+            return Err(PutError::Lost { held: self.usage().held_bytes, source: error });
+        };
+        for sequence in gone {
+            self.count(sequence, "no disk takes it, and another one needs the memory");
+            self.tally.is_behind = true;
+            self.remove(sequence);
         }
         let why = Chain(&error).to_string();
         warn!(parcel = %waiting.digest, "a parcel is held in memory for now: {why}");
         // An older headline on disk stays there: it is better than none if the power goes.
         self.entries.retain(|_, entry| !older(entry));
-        self.entries.insert(sequence, Entry { waiting, held: Some(bytes) });
+        self.entries.insert(sequence, entry);
         Ok(Kept::InMemory { why })
     }
 
-    fn take_held(&mut self) -> Option<(u64, Waiting, Vec<u8>)> {
+    fn take_held(&mut self) -> Option<(u64, Entry)> {
         let mut entries = self.entries.iter();
         let sequence = *entries.find(|(_, entry)| entry.held.is_some())?.0;
-        let entry = self.entries.remove(&sequence)?;
-        Some((sequence, entry.waiting, entry.held?))
+        Some((sequence, self.entries.remove(&sequence)?))
+    }
+
+    fn on_disk(&self) -> Vec<Stored> {
+        self.stored(|entry| entry.held.is_none())
+    }
+
+    fn stored(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Stored> {
+        let entries = self.entries.iter().filter(|(_, entry)| wanted(entry));
+        let stored = entries.map(|(sequence, entry)| {
+            let Waiting { kind, mark, size, .. } = entry.waiting;
+            Stored { sequence: *sequence, kind, mark, size, since: entry.since }
+        });
+        stored.collect()
     }
 
     pub(super) fn find(&self, digest: Digest) -> Option<(u64, &Entry)> {
@@ -267,6 +324,10 @@ pub(super) fn put_aside(files: &mut impl Files, name: &str, shelf: Shelf) {
             debug!(name, "an old parcel that was set aside stays: {error}");
         }
     }
+}
+
+fn incoming(parcel: Waiting) -> (Kind, Mark, u64) {
+    (parcel.kind, parcel.mark, parcel.size)
 }
 
 fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {

@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 const LIMITS: Limits =
-    Limits { bytes: 1 << 20, parcels: 1000, held_bytes: 64 * 1024, free_percent: 10 };
+    Limits { bytes: 1 << 20, parcels: 1000, held_bytes: 64 * 1024, free_percent: 10, age: AGE };
+const AGE: Duration = Duration::from_secs(1000);
 
 fn parcel(kind: Kind, incident: u8, text: &str) -> Parcel {
-    Parcel { kind, incident: IncidentId::new([incident; 16]), bytes: text.as_bytes().to_vec() }
+    let (incident, mark) = (IncidentId::new([incident; 16]), Mark::default());
+    Parcel { kind, incident, mark, bytes: text.as_bytes().to_vec() }
 }
 
 fn bundle(incident: u8) -> Parcel {
@@ -133,7 +135,7 @@ fn a_full_disk_loses_nothing_while_the_process_lives() {
 }
 
 #[test]
-fn what_cannot_be_held_is_refused_with_the_reason() {
+fn what_cannot_be_held_is_refused_with_the_reason_and_counted() {
     let disk = Faulty::new(1);
     disk.with(|d| d.free = 0);
     let limits = Limits { held_bytes: 10, ..LIMITS };
@@ -141,6 +143,7 @@ fn what_cannot_be_held_is_refused_with_the_reason() {
     spool.put(bundle(1)).unwrap();
     let lost = spool.put(bundle(2)).unwrap_err();
     assert!(lost.to_string().contains("8 bytes wait in memory already"), "{lost}");
+    assert_eq!(spool.usage().lost, 1);
     let large = parcel(Kind::Headline, 1, &"x".repeat(5000));
     assert!(matches!(spool.put(large), Err(PutError::TooLarge { size: 5000, max: 4096 })));
 }
@@ -156,6 +159,113 @@ fn the_oldest_but_one_makes_room_and_is_counted() {
     }
     assert_eq!(texts(&mut spool), ["headline", "bundle 1", "bundle 4", "bundle 5"]);
     assert_eq!(spool.usage().evicted, 2);
+    drop(spool);
+    let (spool, report) = Spool::open(dir.path(), limits).unwrap();
+    assert_eq!(report.damaged, []);
+    let Usage { evicted, evicted_bytes, evicted_lately, .. } = spool.usage();
+    assert_eq!((evicted, evicted_bytes, evicted_lately), (2, 16, 0), "it is known for good");
+    let gone: Vec<IncidentId> = spool.gone().map(|gone| gone.incident).collect();
+    assert_eq!(gone, [IncidentId::new([2; 16]), IncidentId::new([3; 16])]);
+}
+
+#[test]
+fn what_was_told_to_be_dropped_is_dropped_after_a_crash_in_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { parcels: 2, free_percent: 0, ..LIMITS };
+    let (mut spool, _) = Spool::open(dir.path(), limits).unwrap();
+    spool.put(bundle(1)).unwrap();
+    spool.put(bundle(2)).unwrap();
+    let path = dir.path().join(format::name(2));
+    let file = std::fs::read(&path).unwrap();
+    spool.put(bundle(3)).unwrap();
+    drop(spool);
+    std::fs::write(path, file).unwrap();
+    let (mut spool, _) = Spool::open(dir.path(), limits).unwrap();
+    assert_eq!(texts(&mut spool), ["bundle 1", "bundle 3"]);
+    assert_eq!(spool.usage().evicted, 1);
+    // A sequence number that was told is not given again.
+    spool.forget(bundle(3).digest());
+    spool.forget(bundle(1).digest());
+    drop(spool);
+    let (mut spool, _) = Spool::open(dir.path(), limits).unwrap();
+    spool.put(bundle(4)).unwrap();
+    assert!(dir.path().join(format::name(3)).exists());
+}
+
+#[test]
+fn a_list_of_what_was_dropped_that_is_damaged_is_set_aside_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("evicted"), "lfgone01").unwrap();
+    let (spool, report) = Spool::open(dir.path(), LIMITS).unwrap();
+    assert!(matches!(&report.damaged[..], [Damaged::SetAside { flaw: Flaw::Tally, .. }]));
+    assert!(dir.path().join("corrupt/evicted").exists());
+    assert_eq!(spool.usage().corrupt, 1);
+}
+
+#[test]
+fn repeats_grow_old_and_a_wrong_clock_costs_nothing() {
+    let disk = Faulty::new(1);
+    let at = |secs: i64| disk.with(|d| d.now = Timestamp::from_millis(secs * 1000));
+    let (mut spool, _) = Spool::over(disk.clone(), LIMITS).unwrap();
+    let mark = Mark::of("hung-task");
+    at(0);
+    for incident in 1..=3 {
+        spool.put(Parcel { mark, ..bundle(incident) }).unwrap();
+    }
+    at(4_291_747_200);
+    spool.put(Parcel { mark, ..bundle(4) }).unwrap();
+    spool.settle().unwrap();
+    assert_eq!(spool.usage().evicted, 0, "1970 and 2106 are no ages");
+    at(1001);
+    let (mut spool, _) = Spool::over(disk.clone(), LIMITS).unwrap();
+    spool.settle().unwrap();
+    assert_eq!(texts(&mut spool), ["bundle 1", "bundle 4"]);
+    assert_eq!(spool.usage().evicted_lately, 2);
+}
+
+#[test]
+fn a_locked_vault_is_waited_for_and_what_came_meanwhile_goes_behind() {
+    let disk = Faulty::new(1);
+    let (mut spool, _) = Spool::over(disk.clone(), LIMITS).unwrap();
+    spool.put(parcel(Kind::Headline, 1, "before")).unwrap();
+    spool.put(bundle(1)).unwrap();
+    drop(spool);
+    disk.with(|d| d.is_absent = true);
+    assert!(Spool::over(disk.clone(), LIMITS).is_err());
+    let limits = Limits { held_bytes: 40, ..LIMITS };
+    let (mut spool, report) = Spool::over_or_wait(disk.clone(), limits).unwrap();
+    assert!(report.absent.unwrap().contains("mounted and unlocked"));
+    let mark = Mark::of("hung-task");
+    for incident in 2..=7 {
+        let kept = spool.put(Parcel { mark, ..bundle(incident) }).unwrap();
+        let Kept::InMemory { why } = kept else { panic!("{kept:?}") };
+        assert!(why.starts_with("the spool vault/spool is not to be had yet"), "{why}");
+    }
+    assert!(spool.settle().is_err());
+    assert_eq!((spool.usage().held_bytes, spool.usage().evicted_lately), (40, 1));
+
+    disk.with(|d| d.is_absent = false);
+    spool.put(parcel(Kind::Headline, 1, "after")).unwrap();
+    spool.settle().unwrap();
+    let all = ["after", "bundle 1", "bundle 2", "bundle 4", "bundle 5", "bundle 6", "bundle 7"];
+    assert_eq!(texts(&mut spool), all);
+    assert_eq!((spool.usage().held, spool.usage().evicted), (0, 1));
+    let (mut reopened, _) = Spool::over(disk, LIMITS).unwrap();
+    assert_eq!(texts(&mut reopened), all);
+    assert_eq!(reopened.usage().evicted, 1);
+}
+
+#[test]
+fn only_the_last_directory_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = dir.path().join("vault");
+    let (mut spool, report) = Spool::open_or_wait(&vault.join("spool"), LIMITS).unwrap();
+    assert!(report.absent.is_some() && !vault.exists());
+    assert!(matches!(spool.put(bundle(1)).unwrap(), Kept::InMemory { .. }));
+    std::fs::create_dir(&vault).unwrap();
+    spool.settle().unwrap();
+    assert_eq!((spool.usage().parcels, spool.usage().held), (1, 0));
+    assert!(vault.join("spool/corrupt").exists());
 }
 
 /// What must be there after a crash.
@@ -261,6 +371,25 @@ fn a_crash_at_any_step_loses_nothing_that_was_promised() {
 }
 
 #[test]
+fn a_disk_that_is_full_from_any_step_on_loses_nothing() {
+    for step in 0..80 {
+        let disk = Faulty::new(0);
+        disk.with(|d| d.full_at = Some(step));
+        let mut model = Model::default();
+        let (mut spool, _) = Spool::over(disk.clone(), LIMITS).unwrap();
+        script(&mut spool, &mut model);
+        let before = texts(&mut spool);
+        assert_eq!(before.len(), 4, "step {step}: {before:?}");
+        disk.with(|d| d.full_at = None);
+        spool.settle().unwrap();
+        assert_eq!(spool.usage().held, 0, "step {step}");
+        let (mut reopened, report) = Spool::over(disk, LIMITS).unwrap();
+        assert_eq!(report.damaged, [], "step {step}");
+        assert_eq!(texts(&mut reopened), before, "step {step}");
+    }
+}
+
+#[test]
 fn no_seed_loses_what_was_promised() {
     for seed in 0..400 {
         simulate(seed);
@@ -301,7 +430,7 @@ fn simulate(seed: u64) {
                 // From here on whatever was found is what there is.
                 model.promised = spool.waiting().map(|w| w.digest).collect();
                 model.flipped.clear();
-                model.evicted = 0;
+                model.evicted = spool.usage().evicted;
             }
         }
         if !disk.crashed() {

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::id::IncidentId;
 use crate::base::limits;
 use crate::base::topic::Prefix;
-use crate::spool::{Kind, Limits, Parcel};
+use crate::spool::{Kind, Limits, Mark, Parcel};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{self, AsyncClient, MqttOptions};
@@ -244,7 +244,7 @@ impl Device {
     fn put(&self, kind: Kind, name: u8, size: usize) -> Vec<u8> {
         let bytes: Vec<u8> = (0..size).map(|i| (i / 256) as u8 ^ i as u8 ^ name).collect();
         let incident = IncidentId::new([name; 16]);
-        let parcel = Parcel { kind, incident, bytes: bytes.clone() };
+        let parcel = Parcel { kind, incident, mark: Mark::default(), bytes: bytes.clone() };
         self.spool.lock().unwrap().put(parcel).unwrap();
         self.changed.send_replace(());
         bytes

@@ -64,7 +64,7 @@ mod tests {
 
     fn gone(dumps: &[u64], begun: u64, worst: u64, free: u64) -> Result<usize, String> {
         let held = Held { dumps: dumps.to_vec(), begun };
-        let room = Room { free, total: 1000 };
+        let room = Room { free, total: 1000, inodes_free: 0, inodes: 0 };
         make_room(&held, worst, room, BOUNDS).map_err(|refused| refused.to_string())
     }
 
@@ -92,7 +92,7 @@ mod tests {
             begun in 0..60u64, worst in 0..120u64, free in 0..300u64,
         ) {
             let held = Held { dumps: dumps.clone(), begun };
-            let room = Room { free, total: 1000 };
+            let room = Room { free, total: 1000, inodes_free: 0, inodes: 0 };
             if let Ok(gone) = make_room(&held, worst, room, BOUNDS) {
                 let stays: u64 = dumps[gone..].iter().sum();
                 let freed: u64 = dumps[..gone].iter().sum();

@@ -1,6 +1,7 @@
 //! The session by its own deadlines, and a simulation against a naive controller by one seed.
 
 use super::*;
+use crate::spool::Mark;
 use proptest::prelude::*;
 
 fn bundle(name: u8, size: u64) -> (Waiting, Vec<u8>) {
@@ -14,7 +15,7 @@ fn headline(name: u8) -> (Waiting, Vec<u8>) {
 fn parcel(kind: Kind, name: u8, size: u64) -> (Waiting, Vec<u8>) {
     let bytes: Vec<u8> = (0..size).map(|i| (i / 251) as u8 ^ i as u8 ^ name).collect();
     let incident = IncidentId::new([name; 16]);
-    (Waiting { digest: Digest::of(&bytes), kind, incident, size }, bytes)
+    (Waiting { digest: Digest::of(&bytes), kind, incident, mark: Mark::default(), size }, bytes)
 }
 
 fn at(seconds: u64) -> Instant {
