@@ -5,6 +5,7 @@
 
 use super::dumps::Dumps;
 use super::parcels::Place;
+use super::repeats;
 use crate::base::document::{Document, FromNode, Node, Notes, parsed};
 use crate::base::endpoint::BrokerUrl;
 use crate::base::id::{DeviceId, ScenarioName};
@@ -31,6 +32,8 @@ pub struct Config {
     pub key: PathBuf,
     /// Where what is sealed waits to be sent.
     pub spool: Place,
+    /// How often the same is sent in full.
+    pub repeats: repeats::Settings,
     /// Where dumps of guests' memory are kept.
     pub dumps: Dumps,
     /// Where bundles go.
@@ -141,6 +144,7 @@ fn read_config(
     let broker = map.required_node("broker").and_then(|node| read_broker(node, notes));
     let without = PathBuf::new();
     let spool = Place::read(map.node("spool"), notes, state.as_ref().unwrap_or(&without));
+    let repeats = repeats::Settings::read(map.node("repeats"), notes);
     let dumps = Dumps::read(map.node("dumps"), notes, state.as_ref().unwrap_or(&without));
     let http = map.optional("http");
     let log = logs::Settings::read(&mut map, notes);
@@ -154,6 +158,7 @@ fn read_config(
         certificate: certificate?,
         key: key?,
         spool: spool?,
+        repeats: repeats?,
         dumps: dumps?,
         broker: broker?,
         controller: setup?.controller,
@@ -215,6 +220,7 @@ state: state
 certificate: device.pem
 key: device.key
 spool: { directory: vault/spool, quota: 20MiB, age: 30d }
+repeats: { cooldown: 1h, hourly: 0 }
 dumps: { quota: 20GiB }
 broker: { url: \"mqtts://localhost\", ca: ca.pem }
 http: 127.0.0.1:9464
@@ -240,6 +246,7 @@ key: device.key
 broker: { url: \"mqtt://example.org\", prefx: x }
 http: 9464
 spool: { quota: 20, size: 1MiB, age: old }
+repeats: { cooldown: 6, often: 2 }
 dumps: { quota: 20, count: -1 }
 scenarios: scenarios
 log: { format: xml }

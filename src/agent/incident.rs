@@ -3,6 +3,7 @@
 //! ```text
 //!   begin:  ledger (open) -> headline 1 -> capture -> diagnose -> bundle -> headline 2 -> ledger (sealed)
 //!   end:                                                                   headline n -> ledger (gone)
+//!   the same as not long ago (`repeats`), or too often: counted in a headline, and no bundle is sealed
 //!   after a restart, open but not sealed:    bundle without evidence -> headline -> ledger (sealed);
 //!                    and if the app is in another run by now:  end
 //! ```
@@ -12,12 +13,13 @@
 
 use super::config::Config;
 use super::identity;
-use super::ledger::{Ledger, OpenIncident, WriteError};
+use super::ledger::{Counted, Ledger, OpenIncident, WriteError};
 use super::parcels;
 use super::pauses::Pauses;
+use super::repeats::{self, Failed, Repeats};
 use super::turn::Turn;
 use crate::base::chain::Chain;
-use crate::base::id::{DeviceId, IncidentId};
+use crate::base::id::{DeviceId, IncidentId, ScenarioName};
 use crate::base::limits;
 use crate::base::time::{Clock, Instant, Spoken, Timestamp};
 use crate::binding::App;
@@ -63,6 +65,8 @@ pub struct Desk {
     pub captures: Semaphore,
     /// Which incidents are open.
     pub ledger: Mutex<Ledger>,
+    /// What was sent in full not long ago.
+    pub repeats: Mutex<Repeats>,
     /// Which apps an operator wishes to be left alone.
     pub pauses: Pauses,
     /// What guests say, where the device hears them.
@@ -95,6 +99,8 @@ enum News {
     Begun,
     /// The evidence is sealed, and shows this.
     Diagnosed(Diagnosis),
+    /// No evidence of it comes; if it was looked into, this is what it shows.
+    Counted(Option<Diagnosis>),
     /// It is over.
     Ended(Timestamp),
 }
@@ -129,6 +135,7 @@ impl Desk {
             changed,
             captures: Semaphore::new(limits::CAPTURES),
             ledger: Mutex::new(Ledger::open(&config.state)),
+            repeats: Mutex::new(Repeats::open(&config.state, config.repeats)),
             pauses: Pauses::new(&config.state),
             log: DeviceLog::default(),
             health: Health::new(),
@@ -139,18 +146,10 @@ impl Desk {
     /// An incident begins: announces it, collects, diagnoses, seals.
     pub async fn begin(&self, failure: Failure<'_>) {
         let Failure { app, scenario, rounds, before, process, tell } = failure;
-        let mut open = OpenIncident {
-            incident: new_incident().to_string(),
-            failed_at: Clock::wall(),
-            failed_uptime: Clock::now(),
-            boot_id: self.boot_id,
-            life: app.life.clone(),
-            revision: 1,
-            sealed: false,
-        };
+        let Some(mut open) = self.failed(app, scenario) else { return };
         self.remember(app, scenario, &open);
         tracing::warn!(app = %app.name, scenario = %scenario.name(), incident = %open.incident, "the app has failed; collecting evidence");
-        self.announce(app, scenario, &open, News::Begun);
+        self.announce(app, scenario.name(), &open, News::Begun);
 
         let permit = self.captures.acquire().await;
         let turn = Turn::wait(&self.state, app.id, TURN).await;
@@ -168,7 +167,62 @@ impl Desk {
         let diagnosis = diagnosis::diagnose(&Evidence::read(&artifacts));
         self.incidents.get_or_create(&[("class", diagnosis.class.word().to_owned())]).inc();
         tracing::warn!(app = %app.name, incident = %open.incident, class = %diagnosis.class, title = %diagnosis.title, "diagnosed");
+        let (id, signature) = (app.id, diagnosis.signature.clone());
+        if let Some(counted) = self.lock_repeats().count(id, &signature, open.failed_at) {
+            self.count(app, scenario, &mut open, (counted, diagnosis));
+            return;
+        }
         self.seal(app, scenario, &mut open, (captured.steps, diagnosis, artifacts));
+        if let Some(incident) = open.id().filter(|_| open.sealed) {
+            self.lock_repeats().sent(id, &signature, incident, open.failed_at);
+        }
+    }
+
+    /// The incident of a failure, unless it is only counted.
+    fn failed(&self, app: &App, scenario: &Scenario) -> Option<OpenIncident> {
+        let fresh = OpenIncident {
+            incident: new_incident().to_string(),
+            failed_at: Clock::wall(),
+            failed_uptime: Clock::now(),
+            boot_id: self.boot_id,
+            life: app.life.clone(),
+            revision: 1,
+            sealed: false,
+            counted: None,
+        };
+        let (name, now) = (scenario.name(), Clock::now());
+        let failed = self.lock_repeats().failed(app, name, fresh, now);
+        let (open, tell) = match failed {
+            Failed::Alone(open) => return Some(open),
+            Failed::Counted { open, tell } => (open, tell),
+        };
+        tracing::warn!(app = %app.name, scenario = %name, incident = %open.incident, "the app has failed again; so often that it is only counted");
+        self.remember(app, scenario, &open);
+        if tell {
+            self.announce(app, name, &open, News::Counted(None));
+        }
+        None
+    }
+
+    /// What is known already is not sent again, only how often it was seen.
+    fn count(
+        &self,
+        app: &App,
+        scenario: &Scenario,
+        open: &mut OpenIncident,
+        (counted, mut diagnosis): (Counted, Diagnosis),
+    ) {
+        let Counted { count, first, full, .. } = &counted;
+        tracing::info!(app = %app.name, incident = %open.incident, count, "the same as in the incident {full}; it is counted");
+        let fact = format!(
+            "the same was seen {count} times since {first}; the evidence is that of incident {full}"
+        );
+        diagnosis.facts_for.insert(0, fact);
+        open.revision += 1;
+        open.sealed = true;
+        open.counted = Some(counted);
+        self.announce(app, scenario.name(), open, News::Counted(Some(diagnosis)));
+        self.remember(app, scenario, open);
     }
 
     /// An incident that was open when the agent stopped goes on, unless the app was restarted since.
@@ -209,18 +263,28 @@ impl Desk {
     pub fn end(&self, app: &App, scenario: &Scenario, end: End) {
         let open = self.lock_ledger().get(app.id, scenario.name()).cloned();
         let Some(mut open) = open else { return };
+        if self.lock_repeats().is_flood(&open) {
+            // It stands for many: that one of them is over is no news.
+            let written = self.lock_ledger().remove(app.id, scenario.name());
+            self.note_ledger(written);
+            return;
+        }
         open.revision += 1;
         let ended = Clock::wall();
         let lasted = ended.as_millis().saturating_sub(open.failed_at.as_millis());
         let lasted = Spoken(Duration::from_millis(u64::try_from(lasted).unwrap_or_default()));
         tracing::info!(app = %app.name, scenario = %scenario.name(), incident = %open.incident, "the incident is over after {lasted}: {end}");
-        self.announce(app, scenario, &open, News::Ended(ended));
+        self.announce(app, scenario.name(), &open, News::Ended(ended));
         let written = self.lock_ledger().remove(app.id, scenario.name());
         self.note_ledger(written);
     }
 
-    /// Tries again to bring to disk what it did not take.
+    /// Tells of floods what is to be told, and tries again to bring to disk what it did not take.
     pub fn settle(&self) {
+        let news = self.lock_repeats().news(Clock::now());
+        for repeats::News { app, scenario, open } in news {
+            self.announce(&app, &scenario, &open, News::Counted(None));
+        }
         let (settled, before, usage) = {
             let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
             let before = spool.usage();
@@ -246,7 +310,7 @@ impl Desk {
         open: &mut OpenIncident,
         (steps, diagnosis, artifacts): (Vec<StepReport>, Diagnosis, Vec<Artifact>),
     ) {
-        let Some(origin) = self.origin(app, scenario, open) else { return };
+        let Some(origin) = self.origin(app, scenario.name(), open) else { return };
         let incident = origin.incident;
         let bundle = Bundle { origin, steps, diagnosis: diagnosis.clone(), artifacts };
         let sealed = self.signer.seal_bundle(&bundle).map_err(Error::Seal);
@@ -260,21 +324,28 @@ impl Desk {
         }
         open.revision += 1;
         open.sealed = true;
-        self.announce(app, scenario, open, News::Diagnosed(diagnosis));
+        self.announce(app, scenario.name(), open, News::Diagnosed(diagnosis));
         self.remember(app, scenario, open);
     }
 
     /// Puts a headline into the spool.
-    fn announce(&self, app: &App, scenario: &Scenario, open: &OpenIncident, news: News) {
+    fn announce(&self, app: &App, scenario: &ScenarioName, open: &OpenIncident, news: News) {
         let Some(origin) = self.origin(app, scenario, open) else { return };
         let incident = origin.incident;
-        let stage = if open.sealed { Stage::Sealed } else { Stage::Capturing };
+        let stage = match (&open.counted, open.sealed) {
+            (Some(_), _) => Stage::Counted,
+            (None, true) => Stage::Sealed,
+            (None, false) => Stage::Capturing,
+        };
         let (diagnosis, ended) = match news {
             News::Begun => (None, None),
             News::Diagnosed(diagnosis) => (Some(diagnosis), None),
+            News::Counted(diagnosis) => (diagnosis, None),
             News::Ended(at) => (None, Some(at)),
         };
-        let headline = Headline { origin, diagnosis, stage, ended, revision: open.revision };
+        let repeats = open.counted.as_ref().map(Counted::repeats);
+        let revision = open.revision;
+        let headline = Headline { origin, diagnosis, stage, ended, revision, repeats };
         let sealed = self.signer.seal_headline(&headline).map_err(Error::Seal);
         let spooled = sealed.and_then(|bytes| {
             let (kind, mark) = (spool::Kind::Headline, Mark::default());
@@ -319,13 +390,13 @@ impl Desk {
             .any(|waiting| waiting.incident == incident && waiting.kind == spool::Kind::Bundle)
     }
 
-    fn origin(&self, app: &App, scenario: &Scenario, open: &OpenIncident) -> Option<Origin> {
+    fn origin(&self, app: &App, scenario: &ScenarioName, open: &OpenIncident) -> Option<Origin> {
         Some(Origin {
             incident: open.id()?,
             device: self.device.clone(),
             app: app.id,
             app_name: app.name.clone(),
-            scenario: scenario.name().clone(),
+            scenario: scenario.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             failed_at: open.failed_at,
             failed_uptime: open.failed_uptime,
@@ -347,6 +418,10 @@ impl Desk {
                 self.health.degraded("ledger", why);
             }
         }
+    }
+
+    fn lock_repeats(&self) -> std::sync::MutexGuard<'_, Repeats> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
@@ -418,6 +493,7 @@ mod tests {
             changed: watch::channel(()).0,
             captures: Semaphore::new(limits::CAPTURES),
             ledger: Mutex::new(Ledger::open(state)),
+            repeats: Mutex::new(Repeats::open(state, repeats::Settings::STANDARD)),
             pauses: Pauses::new(state),
             log: DeviceLog::default(),
             health: Health::new(),
@@ -470,6 +546,34 @@ mod tests {
         assert_eq!(later.resume(&app(8), &scenario), None);
         assert_ne!(headline(&later), before, "its end is told");
         assert_eq!(later.resume(&app(7), &scenario), None, "and it is over for good");
+    }
+
+    /// What waits to be sent, by kind.
+    fn waiting(desk: &Desk) -> (usize, usize) {
+        let spool = desk.spool.lock().unwrap();
+        let bundles = spool.waiting().filter(|w| w.kind == spool::Kind::Bundle).count();
+        (spool.waiting().count() - bundles, bundles)
+    }
+
+    #[tokio::test]
+    async fn the_same_is_counted_and_a_flood_of_it_is_one_headline() {
+        let state = tempfile::tempdir().unwrap();
+        let scenario = quick();
+        let mut desk = desk(state.path());
+        let settings = repeats::Settings { hourly: 3, ..repeats::Settings::STANDARD };
+        desk.repeats = Mutex::new(Repeats::open(state.path(), settings));
+        for failure in 0..20 {
+            let (app, rounds, before) = (app(7), Rounds { rounds: Vec::new() }, Vec::new());
+            let (scenario, tell): (_, Tell<'_>) = (&scenario, &|_| {});
+            desk.begin(Failure { app: &app, scenario, rounds, before, process: None, tell }).await;
+            let open = desk.lock_ledger().get(app.id, scenario.name()).cloned().unwrap();
+            let count = open.counted.map(|counted| counted.count);
+            let expected = [None, Some(2), Some(3)];
+            let flood = u32::try_from(failure).unwrap().saturating_sub(2);
+            assert_eq!(count, expected.get(failure).copied().unwrap_or(Some(flood)));
+            desk.end(&app, scenario, End::Recovered);
+        }
+        assert_eq!(waiting(&desk), (4, 1), "of the flood the latest word alone waits");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use super::replace::replace;
 use crate::base::id::{AppId, IncidentId, ScenarioName};
 use crate::base::time::{Instant, Timestamp};
 use crate::binding::Life;
+use crate::bundle::Repeats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,6 +43,22 @@ pub struct OpenIncident {
     pub revision: u32,
     /// Whether the bundle is in the spool, or was.
     pub sealed: bool,
+    /// If it is counted, and no evidence of it comes.
+    #[serde(default)]
+    pub counted: Option<Counted>,
+}
+
+/// How often the same was seen.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Counted {
+    /// So many times,
+    pub count: u32,
+    /// first
+    pub first: Timestamp,
+    /// and last.
+    pub last: Timestamp,
+    /// The incident whose evidence was sent in full; empty if none was.
+    pub full: String,
 }
 
 /// Why the ledger was not kept.
@@ -135,6 +152,15 @@ impl OpenIncident {
     }
 }
 
+impl Counted {
+    /// The same as it travels.
+    #[must_use]
+    pub fn repeats(&self) -> Repeats {
+        let Self { count, first, last, full } = self;
+        Repeats { count: *count, first: *first, last: *last, full: full.parse().ok() }
+    }
+}
+
 fn key(app: AppId, scenario: &ScenarioName) -> String {
     format!("{app} {scenario}")
 }
@@ -158,6 +184,7 @@ mod tests {
             life: life(7),
             revision: 1,
             sealed: false,
+            counted: None,
         }
     }
 

@@ -63,6 +63,16 @@ pub const SPOOL_PARCELS: usize = 1000;
 /// What says again what an older bundle says is of no use to anybody after a season.
 pub const SPOOL_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// How long the same signature of an app is counted and not sent in full: it comes in full some times a day.
+pub const COOLDOWN: Duration = Duration::from_secs(6 * 3600);
+
+/// Incidents of an app under a scenario that are looked into within an hour. Each takes a second of a core and
+/// some 2 KB of headlines.
+pub const HOURLY: usize = 6;
+
+/// Signatures of apps that are remembered, the latest.
+pub const REPEATS: usize = 1000;
+
 /// Dropped bundles that are told by name: as many as fit into a page of the disk.
 pub const EVICTED_TOLD: usize = 60;
 

@@ -71,6 +71,21 @@ pub struct Headline {
     pub ended: Option<Timestamp>,
     /// Counts up with every change: the highest one holds.
     pub revision: u32,
+    /// How often the same was seen, if the stage is [`Stage::Counted`].
+    pub repeats: Option<Repeats>,
+}
+
+/// What was seen before, and how often.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Repeats {
+    /// So many times,
+    pub count: u32,
+    /// first
+    pub first: Timestamp,
+    /// and last.
+    pub last: Timestamp,
+    /// The incident whose evidence tells of all of them, if there is one.
+    pub full: Option<IncidentId>,
 }
 
 /// Where the evidence stands.
@@ -80,6 +95,8 @@ pub enum Stage {
     Capturing,
     /// The bundle is sealed and on its way.
     Sealed,
+    /// No bundle comes: it is one of many that are alike.
+    Counted,
 }
 
 /// Whose incident, and when it began.

@@ -20,9 +20,15 @@ fn what_was_sealed_is_opened() {
     let headline = Headline {
         origin: bundle.origin,
         diagnosis: Some(bundle.diagnosis),
-        stage: Stage::Sealed,
+        stage: Stage::Counted,
         ended: Some(Timestamp::from_millis(7)),
         revision: 3,
+        repeats: Some(Repeats {
+            count: 5,
+            first: Timestamp::from_millis(3),
+            last: Timestamp::from_millis(6),
+            full: Some(IncidentId::new([9; 16])),
+        }),
     };
     let sealed = signer.seal_headline(&headline).unwrap();
     assert_eq!(open(&sealed, &key).unwrap(), Sealed::Headline(headline));
@@ -70,8 +76,14 @@ fn a_headline_fits_even_when_its_facts_do_not() {
     let Bundle { origin, mut diagnosis, .. } = bundle();
     diagnosis.facts_for = vec!["a fact of some length".to_owned(); 1000];
     let diagnosis = Some(diagnosis);
-    let headline =
-        Headline { origin, diagnosis, stage: Stage::Capturing, ended: None, revision: 1 };
+    let headline = Headline {
+        origin,
+        diagnosis,
+        stage: Stage::Capturing,
+        ended: None,
+        revision: 1,
+        repeats: None,
+    };
     let sealed = signer.seal_headline(&headline).unwrap();
     assert!(sealed.len() <= limits::HEADLINE_BYTES);
     let Sealed::Headline(opened) = open(&sealed, &key).unwrap() else { panic!("no headline") };

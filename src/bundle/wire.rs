@@ -1,7 +1,7 @@
 //! Between our types and the generated ones, where belief begins: a message that lacks what we rely
 //! on is refused here, by name, and nothing downstream checks again.
 
-use super::{Bundle, Headline, Origin, Stage};
+use super::{Bundle, Headline, Origin, Repeats, Stage};
 use crate::base::id::{AppId, DeviceId, IncidentId, Invalid, ScenarioName};
 use crate::base::text::harmless_line;
 use crate::base::time::{Instant, Timestamp};
@@ -63,6 +63,7 @@ pub(super) fn encode_headline(headline: &Headline) -> v1::Headline {
     let stage = match headline.stage {
         Stage::Capturing => v1::Stage::Capturing,
         Stage::Sealed => v1::Stage::Sealed,
+        Stage::Counted => v1::Stage::Counted,
     };
     v1::Headline {
         origin: Some(encode_origin(&headline.origin)),
@@ -70,12 +71,14 @@ pub(super) fn encode_headline(headline: &Headline) -> v1::Headline {
         stage: stage.into(),
         ended_unix_ms: headline.ended.map_or(0, Timestamp::as_millis),
         revision: headline.revision,
+        repeats: headline.repeats.as_ref().map(encode_repeats),
     }
 }
 
 pub(super) fn decode_headline(headline: v1::Headline) -> Result<Headline, Malformed> {
     let stage = match headline.stage() {
         v1::Stage::Sealed => Stage::Sealed,
+        v1::Stage::Counted => Stage::Counted,
         v1::Stage::Capturing | v1::Stage::Unknown => Stage::Capturing,
     };
     Ok(Headline {
@@ -85,7 +88,26 @@ pub(super) fn decode_headline(headline: v1::Headline) -> Result<Headline, Malfor
         ended: (headline.ended_unix_ms != 0)
             .then(|| Timestamp::from_millis(headline.ended_unix_ms)),
         revision: headline.revision,
+        repeats: headline.repeats.as_ref().map(decode_repeats),
     })
+}
+
+fn encode_repeats(repeats: &Repeats) -> v1::Repeats {
+    v1::Repeats {
+        count: repeats.count,
+        first_unix_ms: repeats.first.as_millis(),
+        last_unix_ms: repeats.last.as_millis(),
+        full: repeats.full.map(|full| full.as_bytes().to_vec()).unwrap_or_default(),
+    }
+}
+
+fn decode_repeats(repeats: &v1::Repeats) -> Repeats {
+    Repeats {
+        count: repeats.count,
+        first: Timestamp::from_millis(repeats.first_unix_ms),
+        last: Timestamp::from_millis(repeats.last_unix_ms),
+        full: repeats.full.as_slice().try_into().ok().map(IncidentId::new),
+    }
 }
 
 // === Origin ===

@@ -80,6 +80,7 @@ impl Device {
             origin,
             diagnosis: Some(diagnosis),
             stage: Stage::Capturing,
+            repeats: None,
             ended: (revision > 2).then(|| Timestamp::from_millis(today().as_millis() + 95_000)),
             revision,
         };
