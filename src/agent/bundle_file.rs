@@ -5,7 +5,7 @@ use super::identity;
 use super::replace::replace;
 use crate::base::limits;
 use crate::binding::key_of;
-use crate::bundle::{self, Bundle, OpenError, SealError, Sealed};
+use crate::bundle::{self, Bundle, OpenError, PublicKey, SealError, Sealed};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -82,6 +82,17 @@ pub fn write(path: &Path, bundle: &Bundle, config: &Config) -> Result<usize, Err
     Ok(sealed.len())
 }
 
+/// The key of whoever has this certificate.
+///
+/// # Errors
+///
+/// When the file cannot be read, or holds something else.
+pub fn key_in(certificate: &Path) -> Result<PublicKey, Error> {
+    let path = certificate.to_owned();
+    let pem = fs::read(certificate).map_err(|source| Error::Read { path, source })?;
+    key_of(&pem).ok_or_else(|| Error::Certificate { path: certificate.to_owned() })
+}
+
 /// Reads a bundle that the owner of this certificate sealed, and how long its file is.
 ///
 /// # Errors
@@ -92,8 +103,7 @@ pub fn read(path: &Path, certificate: &Path) -> Result<(Bundle, usize), Error> {
         let path = path.to_owned();
         move |source| Error::Read { path, source }
     };
-    let pem = fs::read(certificate).map_err(unread(certificate))?;
-    let key = key_of(&pem).ok_or_else(|| Error::Certificate { path: certificate.to_owned() })?;
+    let key = key_in(certificate)?;
     let mut sealed = Vec::new();
     let file = File::open(path).map_err(unread(path))?;
     file.take(limits::BODY_BYTES + 1).read_to_end(&mut sealed).map_err(unread(path))?;

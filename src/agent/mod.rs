@@ -32,6 +32,7 @@ pub mod repeats;
 mod replace;
 pub mod run;
 pub mod scenario_cli;
+pub mod spool_cli;
 pub mod status;
 pub mod survey;
 pub mod turn;

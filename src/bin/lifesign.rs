@@ -7,7 +7,8 @@ use lifesign::agent::config::Config;
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::survey::{Paint, survey};
 use lifesign::agent::{
-    assignment, bundle_file, config, dumps, incident, inspect, keeper, run, scenario_cli, status,
+    assignment, bundle_file, config, dumps, incident, inspect, keeper, run, scenario_cli,
+    spool_cli, status,
 };
 use lifesign::base::chain::Chain;
 use lifesign::base::consent::Consent;
@@ -17,6 +18,7 @@ use lifesign::base::rung::Answer;
 use lifesign::base::text::Harmless;
 use lifesign::base::time::{Clock, NoDate, Timestamp};
 use lifesign::binding::Bound;
+use lifesign::bundle::Sealed;
 use lifesign::capture::Progress;
 use lifesign::evidence::Artifact;
 use lifesign::hypervisor::debugger;
@@ -98,6 +100,14 @@ enum Command {
         #[command(subcommand)]
         act: Option<DumpsCommand>,
     },
+    /// What is sealed and waits to be sent: list it, look at it, prove it whole, copy it to a stick
+    #[command(after_long_help = include_str!("../../docs/spool.md"))]
+    Spool {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        act: SpoolCommand,
+    },
     /// Show the state of every app, as the running agent has it
     Status {
         #[command(flatten)]
@@ -117,6 +127,35 @@ enum Command {
     /// Work on scenario files, without any VM
     #[command(subcommand, after_long_help = include_str!("../../docs/scenario.md"))]
     Scenario(ScenarioCommand),
+}
+
+#[derive(Subcommand)]
+enum SpoolCommand {
+    /// List what waits, what was dropped and what is set aside
+    Ls {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a parcel says
+    Show {
+        /// As `lifesign spool ls` lists it
+        parcel: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every parcel, and prove that it is what this device has sealed
+    Verify {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy all that waits into a directory, for a controller that no network leads to
+    Export {
+        /// A directory that is there, such as one on a stick
+        to: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -323,6 +362,7 @@ fn act(command: Command) -> Result<ExitCode> {
             on_dumps(&config.config, act)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Spool { config, act } => on_spool(&config.config, &act),
         Command::Status { config, watch } => {
             runtime.block_on(show_status(&config.config, watch))?;
             Ok(ExitCode::SUCCESS)
@@ -524,6 +564,55 @@ fn on_dumps(config: &Path, act: Option<DumpsCommand>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn on_spool(config: &Path, act: &SpoolCommand) -> Result<ExitCode> {
+    let config = config::read(config)?;
+    let look = spool_cli::look(&config.spool.directory)?;
+    match act {
+        SpoolCommand::Ls { json: true } => {
+            say(&serde_json::to_string_pretty(&spool_cli::json(&look))?);
+        }
+        SpoolCommand::Ls { json: false } => spool_cli::lines(&look).iter().for_each(|l| say(l)),
+        SpoolCommand::Show { parcel, json } => {
+            let (sealed, bytes) = spool_cli::open(&look, parcel, &config.certificate)?;
+            match sealed {
+                Sealed::Bundle(bundle) if *json => {
+                    say(&serde_json::to_string_pretty(&Whole::new(bytes, &bundle))?);
+                }
+                Sealed::Bundle(bundle) => {
+                    let style = Style { colour: io::stdout().is_terminal() };
+                    let more = "lifesign spool export DIR, then lifesign show FILE --artifact NAME";
+                    write!(io::stdout(), "{}", report::bundle(&bundle, style, more)).ok();
+                }
+                Sealed::Headline(headline) if *json => {
+                    say(&serde_json::to_string_pretty(&spool_cli::headline_json(&headline))?);
+                }
+                Sealed::Headline(headline) => {
+                    spool_cli::headline(&headline).iter().for_each(|line| say(line));
+                }
+            }
+        }
+        SpoolCommand::Verify { json } => {
+            let key = bundle_file::key_in(&config.certificate)?;
+            let verified = spool_cli::verify(&look, &key);
+            match json {
+                true => say(&serde_json::to_string_pretty(&verified.json())?),
+                false => verified.lines().iter().for_each(|line| say(line)),
+            }
+            return Ok(code_of(&verified.wrong));
+        }
+        SpoolCommand::Export { to } => {
+            let exported = spool_cli::export(&look, to)?;
+            exported.lines(to).iter().for_each(|line| say(line));
+            return Ok(code_of(&exported.left));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn code_of(wrong: &[(String, String)]) -> ExitCode {
+    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn on_scenarios(command: &ScenarioCommand) -> Result<ExitCode> {

@@ -61,17 +61,19 @@ mod files;
 mod format;
 mod keep;
 pub mod kept;
+mod look;
 mod open;
 mod quota;
 mod tally;
 
 #[cfg(test)]
-mod faulty;
+pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;
 
 pub use files::{Disk, DiskError, Facts, Files, Room, Shelf};
 pub use format::Flaw;
+pub use look::{Look, LookError, Seen};
 pub use open::{Damaged, OpenError, Report};
 pub use quota::NoRoom;
 pub use tally::Gone;

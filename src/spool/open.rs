@@ -92,7 +92,12 @@ impl<F: Files> Spool<F> {
         Ok((spool, report))
     }
 
-    pub(super) fn over_or_wait(files: F, limits: Limits) -> Result<(Self, Report), OpenError> {
+    /// The same, or a spool that holds parcels in memory until the files can be had.
+    ///
+    /// # Errors
+    ///
+    /// When waiting would not help.
+    pub fn over_or_wait(files: F, limits: Limits) -> Result<(Self, Report), OpenError> {
         let mut spool = Self::closed(files, limits);
         match spool.find_all() {
             Err(error @ OpenError::Disk(DiskError::Absent { .. })) => {
