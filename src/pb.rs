@@ -15,3 +15,6 @@ pub mod auth {
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/lifesign.v1.rs"));
 }
+
+#[cfg(test)]
+mod tests;
