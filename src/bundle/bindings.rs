@@ -1,7 +1,8 @@
 //! What the controller binds on a device, sealed in its name.
 
-use super::open::{OpenError, PublicKey, unpack, verified};
-use super::seal::{SealError, Signer, pack, within};
+use super::open::{OpenError, PublicKey, verified};
+use super::packed::{pack, unpack};
+use super::seal::{SealError, Signer, within};
 use super::wire::Malformed;
 use crate::base::id::{DeviceId, Digest, Invalid};
 use crate::base::limits;
@@ -39,7 +40,9 @@ impl Signer {
     ///
     /// When they are larger than one message may be.
     pub fn seal_bindings(&self, bindings: &Bindings) -> Result<Vec<u8>, SealError> {
-        let packed = pack(&encode(bindings), limits::BINDINGS_BODY_BYTES)?;
+        // Without a dictionary: there are devices that have none.
+        let parts = std::iter::once(encode(bindings));
+        let packed = pack(parts, limits::BINDINGS_BODY_BYTES, None)?;
         let sealed = self.sign(v1::sealed::What::Bindings(packed))?;
         within(sealed.len() as u64, limits::BINDINGS_BYTES as u64)?;
         Ok(sealed)
@@ -128,7 +131,7 @@ mod tests {
     fn a_bomb_is_not_unpacked() {
         let (signer, key) = signer();
         let zstd = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
-        let packed = v1::Packed { size: 64 << 20, zstd };
+        let packed = v1::Packed { size: 64 << 20, zstd, dictionary: 0 };
         let sealed = signer.sign(v1::sealed::What::Bindings(packed)).unwrap();
         assert!(matches!(open_bindings(&sealed, &key), Err(OpenError::Bomb(_))));
     }

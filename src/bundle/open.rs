@@ -1,5 +1,6 @@
 //! Opening: verify, then parse, then decompress within bounds.
 
+use super::packed::unpack;
 use super::wire::{Malformed, decode_bundle, decode_headline};
 use super::{SCHEMA, Sealed};
 use crate::base::id::Digest;
@@ -32,6 +33,9 @@ pub enum OpenError {
     /// Made by a later version.
     #[error("it needs a reader of schema {0}, this one reads up to {SCHEMA}")]
     Schema(u32),
+    /// Compressed with a dictionary that only a later version has.
+    #[error("it is compressed with dictionary {0}, which only a later version of this program has")]
+    Dictionary(u32),
     /// Declares more than is ever decompressed.
     #[error("it declares {0} bytes, more than is ever unpacked")]
     Bomb(u64),
@@ -99,6 +103,11 @@ pub fn open(bytes: &[u8], key: &PublicKey) -> Result<Sealed, OpenError> {
 
 /// What these bytes hold, once their signature is known to fit the key.
 pub(super) fn verified(bytes: &[u8], key: &PublicKey) -> Result<v1::sealed::What, OpenError> {
+    payload(bytes, key)?.what.ok_or(OpenError::Lacks("content"))
+}
+
+/// The same with the schema that it needs.
+pub(super) fn payload(bytes: &[u8], key: &PublicKey) -> Result<v1::Sealed, OpenError> {
     let container = auth::AuthContainer::decode(bytes).map_err(OpenError::Envelope)?;
     let payload = container.protected_payload.ok_or(OpenError::Lacks("payload"))?.payload;
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key.0)
@@ -108,17 +117,5 @@ pub(super) fn verified(bytes: &[u8], key: &PublicKey) -> Result<v1::sealed::What
     if sealed.schema > SCHEMA {
         return Err(OpenError::Schema(sealed.schema));
     }
-    sealed.what.ok_or(OpenError::Lacks("content"))
-}
-
-pub(super) fn unpack(packed: &v1::Packed, limit: u64) -> Result<Vec<u8>, OpenError> {
-    let declared = packed.size;
-    if declared > limit {
-        return Err(OpenError::Bomb(declared));
-    }
-    let capacity = usize::try_from(declared).map_err(|_| OpenError::Bomb(declared))?;
-    match zstd::bulk::decompress(&packed.zstd, capacity) {
-        Ok(body) if body.len() == capacity => Ok(body),
-        Ok(_) | Err(_) => Err(OpenError::Decompress { declared }),
-    }
+    Ok(sealed)
 }

@@ -1,7 +1,8 @@
 //! Sealing: encode, compress, sign.
 
+use super::packed::{LATEST, pack};
 use super::wire::{encode_bundle, encode_headline};
-use super::{Bundle, Headline, SCHEMA};
+use super::{Bundle, Headline};
 use crate::base::id::Digest;
 use crate::base::limits;
 use crate::diagnosis::Diagnosis;
@@ -9,10 +10,6 @@ use crate::pb::{auth, v1};
 use prost::Message;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-
-/// Level 9 packs kernel text a fifth smaller than the default, in 10 MB of memory that lives for
-/// the moment of sealing only.
-const LEVEL: i32 = 9;
 
 /// Seals in the name of a device, or of a controller.
 pub struct Signer {
@@ -67,7 +64,7 @@ impl Signer {
     ///
     /// When it is larger than the wire takes, even compressed.
     pub fn seal_bundle(&self, bundle: &Bundle) -> Result<Vec<u8>, SealError> {
-        let packed = pack(&encode_bundle(bundle), limits::BODY_BYTES)?;
+        let packed = pack(encode_bundle(bundle), limits::BODY_BYTES, Some(LATEST))?;
         let sealed = self.sign(v1::sealed::What::Bundle(packed))?;
         within(sealed.len() as u64, limits::BUNDLE_BYTES)?;
         Ok(sealed)
@@ -93,7 +90,7 @@ impl Signer {
     }
 
     pub(super) fn sign(&self, what: v1::sealed::What) -> Result<Vec<u8>, SealError> {
-        let payload = v1::Sealed { schema: SCHEMA, what: Some(what) }.encode_to_vec();
+        let payload = v1::Sealed { schema: schema(&what), what: Some(what) }.encode_to_vec();
         let signature = self.key.sign(&self.random, &payload).map_err(|_| SealError::Sign)?;
         let container = auth::AuthContainer {
             protected_payload: Some(auth::AuthBody { payload }),
@@ -106,12 +103,15 @@ impl Signer {
     }
 }
 
-pub(super) fn pack(message: &impl Message, limit: u64) -> Result<v1::Packed, SealError> {
-    let body = message.encode_to_vec();
-    let size = body.len() as u64;
-    within(size, limit)?;
-    let zstd = zstd::bulk::compress(&body, LEVEL).map_err(SealError::Compress)?;
-    Ok(v1::Packed { size, zstd })
+/// The lowest that will do: whoever has no dictionaries must refuse what needs one, and say so.
+fn schema(what: &v1::sealed::What) -> u32 {
+    match what {
+        v1::sealed::What::Bundle(packed) if packed.dictionary != 0 => 2,
+        v1::sealed::What::Bundle(_)
+        | v1::sealed::What::Headline(_)
+        | v1::sealed::What::Bindings(_)
+        | v1::sealed::What::Kept(_) => 1,
+    }
 }
 
 pub(super) fn within(size: u64, limit: u64) -> Result<(), SealError> {

@@ -62,7 +62,7 @@ fn a_bomb_is_not_unpacked() {
     let (signer, key) = device();
     let zstd = zstd::bulk::compress(&vec![0; 1 << 20], 1).unwrap();
     for (declared, is_bomb) in [(limits::BODY_BYTES + 1, true), (1000, false), (2 << 20, false)] {
-        let packed = v1::Packed { size: declared, zstd: zstd.clone() };
+        let packed = v1::Packed { size: declared, zstd: zstd.clone(), dictionary: 0 };
         let sealed = signer.sign(v1::sealed::What::Bundle(packed)).unwrap();
         match open(&sealed, &key) {
             Err(OpenError::Bomb(_)) => assert!(is_bomb),
@@ -107,8 +107,9 @@ fn the_envelope_is_eves() {
 
 #[test]
 fn whoever_a_later_version_blames_no_bundle_is_refused_for_it() {
-    let mut wire = wire::encode_bundle(&bundle());
-    wire.manifest.as_mut().unwrap().diagnosis.as_mut().unwrap().blame = "the moon".to_owned();
+    let mut manifest = wire::encode_manifest(&bundle());
+    manifest.diagnosis.as_mut().unwrap().blame = "the moon".to_owned();
+    let wire = v1::Bundle { manifest: Some(manifest), artifacts: Vec::new() };
     assert_eq!(wire::decode_bundle(wire).unwrap().diagnosis.blame, Blame::Unknown);
 }
 

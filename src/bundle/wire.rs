@@ -36,14 +36,20 @@ pub enum Malformed {
 
 // === Bundle ===
 
-pub(super) fn encode_bundle(bundle: &Bundle) -> v1::Bundle {
-    v1::Bundle {
-        manifest: Some(v1::Manifest {
-            origin: Some(encode_origin(&bundle.origin)),
-            steps: bundle.steps.iter().map(encode_step).collect(),
-            diagnosis: Some(encode_diagnosis(&bundle.diagnosis)),
-        }),
-        artifacts: bundle.artifacts.iter().map(encode_artifact).collect(),
+/// A bundle in parts: the manifest, then each artifact. Encoded one after the other they are the whole, by the
+/// rules of protobuf.
+pub(super) fn encode_bundle(bundle: &Bundle) -> impl Iterator<Item = v1::Bundle> + Clone {
+    let manifest = || v1::Bundle { manifest: Some(encode_manifest(bundle)), artifacts: Vec::new() };
+    let artifact =
+        |artifact| v1::Bundle { manifest: None, artifacts: vec![encode_artifact(artifact)] };
+    std::iter::once_with(manifest).chain(bundle.artifacts.iter().map(artifact))
+}
+
+pub(super) fn encode_manifest(bundle: &Bundle) -> v1::Manifest {
+    v1::Manifest {
+        origin: Some(encode_origin(&bundle.origin)),
+        steps: bundle.steps.iter().map(encode_step).collect(),
+        diagnosis: Some(encode_diagnosis(&bundle.diagnosis)),
     }
 }
 

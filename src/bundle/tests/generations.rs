@@ -7,7 +7,7 @@
 
 use super::super::{
     Bindings, Bundle, Dump, Headline, KeptDumps, PublicKey, Sealed, Stage, Text, open,
-    open::verified, open_bindings, open_kept, wire,
+    open_bindings, open_kept, packed, wire,
 };
 use super::{Confidence, Outcome, bundle};
 use crate::base::id::Digest;
@@ -46,13 +46,18 @@ fn nothing_of_an_old_bundle_is_overlooked() {
         let key = PublicKey::from_spki(&read(&directory.join("key.spki"))).unwrap();
         for file in files(&directory) {
             let sealed = read(&file);
-            let again = match verified(&sealed, &key).unwrap() {
+            let again = match super::super::open::verified(&sealed, &key).unwrap() {
                 v1::sealed::What::Bundle(packed) => {
-                    let body = super::super::open::unpack(&packed, 1 << 20).unwrap();
+                    let body = packed::unpack(&packed, 1 << 20).unwrap();
                     let Ok(Sealed::Bundle(bundle)) = open(&sealed, &key) else {
                         panic!("{file:?}")
                     };
-                    (wire::encode_bundle(&bundle).encode_to_vec(), body)
+                    (
+                        wire::encode_bundle(&bundle)
+                            .flat_map(|part| part.encode_to_vec())
+                            .collect(),
+                        body,
+                    )
                 }
                 v1::sealed::What::Headline(headline) => {
                     let Ok(Sealed::Headline(ours)) = open(&sealed, &key) else {
@@ -202,7 +207,8 @@ fn tell(name: &str, sealed: &[u8], key: &PublicKey) -> String {
     if name.starts_with("kept") {
         return format!("{:?}", open_kept(sealed, key).unwrap());
     }
-    let Bundle { origin, steps, diagnosis, artifacts } = match open(sealed, key).unwrap() {
+    let Bundle { origin, steps, diagnosis, artifacts } = match open(sealed, key).unwrap()
+    {
         Sealed::Headline(headline) => return format!("{headline:?}"),
         Sealed::Bundle(bundle) => bundle,
     };
