@@ -31,7 +31,7 @@ fn live(guest: &Guest) -> Inspection {
 /// Runs a command in the guest, off its console.
 fn told(name: &str, command: &str) -> String {
     let lab = Command::new(root().join("hack/lab"))
-        .args(["sh", "-t", "30", name, command])
+        .args(["sh", "-t", "60", name, command])
         .output()
         .unwrap();
     assert!(lab.status.success(), "{command}: {}", String::from_utf8_lossy(&lab.stderr));
@@ -102,7 +102,9 @@ fn own(name: &str) -> BTreeMap<u32, Own> {
 fn scheduler(name: &str) -> BTreeSet<String> {
     let symbols = told(
         name,
-        "awk '/__sched_text_start/ {on=1} /__sched_text_end/ {on=0} on {print $3}' /proc/kallsyms",
+        // The first of them may stand before the mark, with the same address.
+        "awk '/__sched_text_start/ {on=1; split(last, words); if (words[1]==$1) print words[3]}
+            /__sched_text_end/ {on=0} on {print $3} {last=$0}' /proc/kallsyms",
     );
     symbols.lines().map(str::to_owned).collect()
 }
