@@ -69,6 +69,9 @@ pub enum InspectError {
     /// There is no kernel in it.
     #[error("failed to find the kernel")]
     Open(#[source] OpenError),
+    /// There is none in what was written.
+    #[error("failed to find the kernel in the dump, which is cut short")]
+    Cut(#[source] OpenError),
 }
 
 /// Looks at a guest, or at what is left of one.
@@ -139,7 +142,8 @@ pub fn json(inspection: &Inspection) -> String {
 
 fn dump(path: &Path) -> Result<Inspection, InspectError> {
     let Dump { ram, cpus, is_whole } = Dump::open(path).map_err(InspectError::Dump)?;
-    let kernel = Kernel::open(&*ram, &cpus).map_err(InspectError::Open)?;
+    let unopened = if is_whole { InspectError::Open } else { InspectError::Cut };
+    let kernel = Kernel::open(&*ram, &cpus).map_err(unopened)?;
     let registers: Vec<(u32, Registers)> = (0..).zip(cpus).collect();
     let outside = Outside { registers: &registers, before: None };
     let mut memory = look(&kernel, outside);
@@ -206,6 +210,28 @@ mod tests {
     #[test]
     fn the_verdict_stands_before_what_the_memory_shows() {
         insta::assert_snapshot!(page(&inspection()));
+    }
+
+    #[test]
+    fn a_dump_without_a_kernel_is_told_and_whether_it_was_cut() {
+        let told = |bytes: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            Chain(&dump(file.path()).unwrap_err()).to_string()
+        };
+        // One program header, of a MiB of RAM that is not in the file.
+        let mut elf = b"\x7fELF\x02\x01".to_vec();
+        let mut put = |at, bytes: &[u8]| {
+            elf.resize(at, 0);
+            elf.extend(bytes);
+        };
+        put(16, &[4, 0, 62, 0]);
+        put(32, &[64]);
+        put(56, &[1, 0]);
+        put(64, &[1]);
+        put(98, &[0x10, 0, 0, 0]);
+        put(120, b"");
+        insta::assert_snapshot!([told(&[0; 4096]), told(&elf)].join("\n"));
     }
 
     #[test]

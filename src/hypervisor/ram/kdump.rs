@@ -16,7 +16,7 @@ use super::flat::Flat;
 use crate::kernel::machine::Registers;
 use crate::kernel::memory::{Fault, Memory};
 use head::Head;
-use pages::{Here, Pages};
+use pages::{Descriptor, Here, Pages};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -92,22 +92,18 @@ impl Kdump {
         Ok((Self { file, page, ram, here, descriptors, pages }, registers))
     }
 
-    /// Whether all pages that it says are here are in the file.
+    /// Whether the file ends where its writer ended it, as far as that shows.
     pub(super) fn is_whole(&self) -> bool {
-        let last = self.here.count().checked_sub(1);
-        let is_there = |number| {
-            let descriptor = self.descriptor(number)?;
-            Ok::<bool, Fault>(descriptor.end().is_some_and(|end| end <= self.file.end()))
-        };
-        self.file.is_whole && last.is_none_or(|last| is_there(last).unwrap_or(false))
+        let Some(last) = self.here.count().checked_sub(1) else { return self.file.is_whole };
+        let end = self.descriptor(last).ok().and_then(Descriptor::end);
+        self.file.is_whole && end.is_some_and(|end| end <= self.file.end())
     }
 
-    fn descriptor(&self, number: u64) -> Result<pages::Descriptor, Fault> {
+    fn descriptor(&self, number: u64) -> Result<Descriptor, Fault> {
         let mut bytes = [0; pages::DESCRIPTOR as usize];
-        let at =
-            number.checked_mul(pages::DESCRIPTOR).and_then(|at| at.checked_add(self.descriptors));
-        self.file.read_exact_at(at.ok_or(DAMAGED)?, &mut bytes).map_err(failed)?;
-        Ok(pages::Descriptor::read(bytes))
+        let at = self.descriptors + number * pages::DESCRIPTOR;
+        self.file.read_exact_at(at, &mut bytes).map_err(failed)?;
+        Ok(Descriptor::read(bytes))
     }
 
     /// Unpacks a page, if it is here.
