@@ -1,18 +1,22 @@
 # shellcheck shell=bash
-# a look at a guest's kernel, against a dump, drgn and SysRq-t; and that the guest does not notice
+# a look at a guest's kernel, against a dump, drgn, crash and SysRq-t; and that the guest does not notice
 #
-# One guest with 200 tasks is asked in each of the ways, in the same run. A look is `lifesign inspect`, as a
+# One guest with 200 tasks is asked in each of the ways, in the same run; at the end it has 2,000. A look is `lifesign inspect`, as a
 # person takes it, with its own start and its JSON; the second that it waits between its two looks is
 # no CPU. The first knows nothing of the kernel, the next what the first has learnt.
 #
 # The dump is `dump-guest-memory` into a file in RAM or on disk, wherever target/ is; the guest stands
 # still from its event STOP to RESUME. drgn reads that dump with Debian's debug symbols, unpacked before,
-# and does less: it lists tasks and unwinds those that sleep, and finds no locks, log or verdict. SysRq-t
-# is the guest's own: `echo t >/proc/sysrq-trigger` with its console at level 8.
+# and does less: it lists tasks and unwinds those that sleep, and finds no locks, log or verdict. crash reads
+# the same dump with the same symbols, for all stacks, the log and the list of tasks. It is Debian trixie's,
+# for bookworm's is older than these kernels. SysRq-t is the guest's own: `echo t >/proc/sysrq-trigger` with its console at level 8.
 #
 # That the guest does not notice: QEMU's monitor is listened to meanwhile, and in the guest a process
 # that never sleeps reads the clock and keeps the longest gap, in turn with looks and without. Gaps are
 # the host's doing too: what its CPUs did otherwise while the guest's wanted to run is told beside.
+#
+# LIFESIGN_BENCH_PARTS: which of the parts, of looks, dump, drgn, crash, sysrq, gaps and many, in this order;
+# `looks` is what others are compared to, and `dump` what drgn and crash read. All if nothing is said.
 #
 # LIFESIGN_BENCH_TURNS: how often 20 looks are taken in turn with none; 5 if nothing is said, 1 is the
 # short form.
@@ -20,8 +24,11 @@
 place=target/bench/inspect
 cache=$place/cache
 turns=${LIFESIGN_BENCH_TURNS:-5}
+parts=${LIFESIGN_BENCH_PARTS:-looks dump drgn crash sysrq gaps many}
 lifesign=target/release/lifesign
+crash=$PWD/target/tools/crash
 tasks=200
+many=2000
 # 20 looks, each with a second between its two.
 seconds=22
 # Debian's debug symbols come in packages of up to 900 MB; more than this takes too long.
@@ -76,10 +83,15 @@ events() {
         awk -v name="${1-}" 'name == "" || $3 == name { printf "%.0f %s\n", 1000 * $1 + $2 / 1000, $3 }'
 }
 
+# fill COUNT: so many tasks, those of the kernel included.
+fill() {
+    lab sh -t 300 bench "set -- /proc/[0-9]*; n=\$#; while [ \$n -lt $1 ]; do sleep 100000 & n=\$((n + 1)); done" >/dev/null
+}
+
 start_guest() {
     lab down bench >/dev/null 2>&1 || true
-    lab up bench --sysrq all >/dev/null
-    lab sh bench "for i in \$(seq $tasks); do [ \$(ls -d /proc/[0-9]* | wc -l) -lt $tasks ] || break; sleep 100000 & done" >/dev/null
+    lab up bench --sysrq all --memory 1024 >/dev/null
+    fill "$tasks"
     gcc -Os -static -nostdlib -fno-stack-protector -fno-asynchronous-unwind-tables -fno-pic -no-pie \
         -Wl,--build-id=none,-N,-s,-z,noseparate-code,--no-warn-rwx-segments -o "$place/gap" hack/bench.d/gap.c
     lab sh bench "echo $(gzip -9c "$place/gap" | base64 -w 0) | base64 -d | gunzip >/run/gap; chmod +x /run/gap"
@@ -148,11 +160,11 @@ fetch_symbols() {
     debug=$cache/vmlinux-$release
     [ ! -e "$debug" ] || return 0
     size=$(apt-cache show "$package" 2>/dev/null | sed -n 's/^Size: //p' | head -n 1)
-    [ -n "$size" ] || { echo "drgn: Debian's archive has no $package"; return 1; }
-    [ "$size" -le $symbols_bytes ] || { echo "drgn: $package has $((size / 1000000)) MB, which is too much for a benchmark"; return 1; }
+    [ -n "$size" ] || { echo "debug symbols: Debian's archive has no $package"; return 1; }
+    [ "$size" -le $symbols_bytes ] || { echo "debug symbols: $package has $((size / 1000000)) MB, which is too much for a benchmark"; return 1; }
     say "fetching $package, $((size / 1000000)) MB"
     (cd "$cache" && { [ -n "$(compgen -G "$package"_*.deb)" ] || apt-get download -qq "$package" 2>/dev/null; }) ||
-        { echo "drgn: $package cannot be downloaded"; return 1; }
+        { echo "debug symbols: $package cannot be downloaded"; return 1; }
     dpkg-deb --fsys-tarfile "$cache/$package"_*.deb | tar -xO --wildcards "*/vmlinux-$release" >"$debug.new"
     mv "$debug.new" "$debug"
 }
@@ -175,6 +187,44 @@ measure_drgn() {
     ratio 'first look: CPU / drgn'"'"'s' "$cpu_first" "$cpu" s
     ratio 'next look: CPU / drgn'"'"'s' "$cpu_next" "$cpu" s
     ratio 'first look: memory / drgn'"'"'s' "$peak_first" "$(cat "$place/peak")" KiB
+}
+
+# Sets `trixie` to a command that runs crash of Debian trixie with its own libraries.
+fetch_crash() {
+    local libraries=lib/x86_64-linux-gnu
+    trixie=("$crash/usr/$libraries/ld-linux-x86-64.so.2" --library-path "$crash/usr/$libraries" "$crash/usr/bin/crash")
+    [ ! -e "$crash.whole" ] || return 0
+    need debootstrap
+    say 'fetching crash of Debian trixie'
+    rm -rf "$crash"
+    mkdir -p "$crash"
+    as_root debootstrap --variant=minbase --include=crash trixie "$crash" http://deb.debian.org/debian >"$crash.log" 2>&1 ||
+        { echo "crash: it cannot be had: $(tail -n 1 "$crash.log")"; return 1; }
+    touch "$crash.whole"
+}
+
+measure_crash() {
+    local cpu stacks version read
+    { fetch_symbols && fetch_crash; } || return 0
+    printf 'foreach bt\nlog\nps\nquit\n' >"$place/asked.crash"
+    # What a process that ended has read is its parent's to tell.
+    # shellcheck disable=SC2016
+    cpu=$({ time /usr/bin/time -f %M -o "$place/peak" bash -c '"$@"; code=$?; sed -n "s/^rchar: //p" "/proc/$$/io" >&3; exit $code' - \
+        "${trixie[@]}" -s -i "$place/asked.crash" "$debug" "$place/dump" \
+        3>"$place/read" >"$place/crash" 2>"$place/crash.log" </dev/null; } 2>&1) ||
+        { echo "crash: it does not read the dump: $(grep -m 1 crash: "$place/crash.log")"; return 0; }
+    stacks=$(grep -c '^PID: ' "$place/crash") || true
+    read=$(cat "$place/read")
+    version=$("${trixie[@]}" --version | sed -n 's/^crash //p' | head -n 1)
+    awk -v cpu="$cpu" -v stacks="$stacks" -v peak="$(cat "$place/peak")" -v read="$read" -v version="$version" 'BEGIN {
+        split(cpu, part, " ")
+        printf "crash %s on that dump: %.3f s of CPU, %.3f s, peak %d MiB, %d MiB read; %d stacks\n", version,
+            part[1] + part[2], part[3], peak / 1024, read / 1048576, stacks }'
+    cpu=$(awk '{ print $1 + $2 }' <<<"$cpu")
+    ratio 'crash: CPU / first look'"'"'s' "$cpu" "$cpu_first" s
+    ratio 'crash: CPU / next look'"'"'s' "$cpu" "$cpu_next" s
+    ratio 'crash: memory / first look'"'"'s' "$(cat "$place/peak")" "$peak_first" KiB
+    ratio 'crash: read / first look'"'"'s' "$read" "$bytes_first" B
 }
 
 measure_sysrq() {
@@ -226,6 +276,28 @@ measure_gaps() {
     ratio 'median longest gap: looks / idle' "$(longest looks)" "$(longest idle)" ms
 }
 
+# seen_tasks: how many the last look saw.
+seen_tasks() { grep -o '"tgid":' "$place/seen" | wc -l; }
+
+# What a task costs, in a guest of many and in one of few.
+measure_many() {
+    local few start cpu peak bytes reads
+    start=$(nothing)
+    look >/dev/null
+    few=$(seen_tasks)
+    fill "$many"
+    look >/dev/null
+    looks 10 true >"$place/mean"
+    read -r cpu peak bytes reads <"$place/mean"
+    echo "next look at $(seen_tasks) tasks: $cpu s of CPU, $((bytes / 1024)) KiB in $reads reads, peak $((peak / 1024)) MiB"
+    per() { awk -v figure="$1" -v tasks="$2" 'BEGIN { print figure / tasks }'; }
+    us() { awk -v cpu="$1" -v start="$start" 'BEGIN { print (cpu - start) * 1000000 }'; }
+    ratio 'CPU a task: many / few' "$(per "$(us "$cpu")" "$(seen_tasks)")" "$(per "$(us "$cpu_next")" "$few")" us
+    ratio 'read a task: many / few' "$(per "$bytes" "$(seen_tasks)")" "$(per "$bytes_next" "$few")" B
+    ratio 'many tasks: peak memory' "$peak" 32768 KiB
+    ratio 'many tasks: read' "$((bytes / 1024))" 65536 KiB
+}
+
 need gcc libc6-dev openssl python3 python3-venv socat time
 mkdir -p "$cache"
 say 'building the agent as it is shipped'
@@ -233,8 +305,6 @@ cargo build --locked --quiet --release --bin lifesign
 hack/certs "$place" edge-1
 trap 'kill ${listener-} 2>/dev/null || true; hack/lab down bench >/dev/null; rm -f "$place/dump"' EXIT
 start_guest
-measure_looks
-measure_dump
-measure_drgn
-measure_sysrq
-measure_gaps
+for part in $parts; do
+    "measure_$part"
+done
