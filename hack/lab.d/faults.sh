@@ -4,19 +4,19 @@
 
 # NAME|what it needs|what it does
 FAULTS='
-panic||the kernel panics and stays so
-oops||a process dies of a null pointer in the kernel; the guest goes on
-irq-off||one CPU takes no more interrupts (the last one, or CPU)
-irq-off-all||no CPU takes interrupts any more
-soft-lockup||one CPU takes interrupts but never schedules (the last one, or CPU)
-spin-lock||one CPU waits, interrupts off, for a spin lock never released (the last one, or CPU)
-mutex-deadlock||two tasks take two mutexes in opposite order; a kernel thread, a process and the console shells wait for them
+panic|module|the kernel panics and stays so
+oops|module|a process dies of a null pointer in the kernel; the guest goes on
+irq-off|module|one CPU takes no more interrupts (the last one, or CPU)
+irq-off-all|module|no CPU takes interrupts any more
+soft-lockup|module|one CPU takes interrupts but never schedules (the last one, or CPU)
+spin-lock|module|one CPU waits, interrupts off, for a spin lock never released (the last one, or CPU)
+mutex-deadlock|module|two tasks take two mutexes in opposite order; a kernel thread, a process and the console shells wait for them
 fs-freeze|disk|the file system on /data is frozen; its writer and the console shells wait for it
 disk-stall|disk|the host stops completing what the disk is asked for
 io-error|disk|every access to the disk fails
-oom||the kernel leaks all memory until the OOM killer has killed every process but PID 1
+oom|module|the kernel leaks all memory until the OOM killer has killed every process but PID 1
 userspace-stopped||every process but PID 1 gets SIGSTOP
-userspace-spin||realtime processes take all CPUs for themselves
+userspace-spin|module|realtime processes take all CPUs for themselves
 init-exit||PID 1 ends, and the kernel panics of it
 console-flood||a process writes to the console without end
 net-down|net|the network cable is pulled
@@ -34,18 +34,24 @@ guest_break() {
     }
     require_guest
     [ -z "$needs" ] || [ "$(about "$needs")" = yes ] ||
-        die "$fault needs a guest with --$needs, and $LAB_NAME was started without: hack/lab down $LAB_NAME; hack/lab up $LAB_NAME --$needs"
+        die_without "$needs"
     choose_cpu
     CONSOLE_BEFORE=$(console_size)
     "break_${known//-/_}"
     echo "$LAB_NAME is broken: $about_fault"
 }
 
+die_without() {
+    [ "$1" != module ] ||
+        die "$fault needs our module, and for Linux $(about kernel) it cannot be built: see hack/lab.d/archive.sh"
+    die "$fault needs a guest with --$1, and $LAB_NAME was started without: hack/lab down $LAB_NAME; hack/lab up $LAB_NAME --$1"
+}
+
 list_faults() {
     local name needs about_fault
     while IFS='|' read -r name needs about_fault; do
         [ -z "$name" ] ||
-            printf '  %-18s %s%s\n' "$name" "$about_fault" "${needs:+ (needs --$needs)}"
+            printf '  %-18s %s%s\n' "$name" "$about_fault" "${needs:+ (needs $needs)}"
     done <<<"$FAULTS"
 }
 

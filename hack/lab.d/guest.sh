@@ -120,7 +120,8 @@ parse_options() {
     done
     one_of arch x86-64 arm64
     [ "$arch" = x86-64 ] || wiring=plain
-    one_of kernel 6.1 6.12
+    # shellcheck disable=SC2046  # one word for each kernel
+    one_of kernel $(all_kernels)
     one_of wiring eve plain
     one_of sysrq default all off
     [ -n "$console" ] || console=$([ "$wiring" = eve ] && echo hvc0 || echo ttyS0)
@@ -157,8 +158,10 @@ claim_directory() {
 }
 
 write_about() {
-    local key
-    for key in arch kernel wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst uefi; do
+    local key module=no
+    # shellcheck disable=SC2034  # read by its name
+    [ ! -e "$GUEST/module/lifesign_lab.ko" ] || module=yes
+    for key in arch kernel module wiring sysrq console quiet login memory smp agent qga disk beat net tap shim door label erst uefi; do
         echo "$key=${!key}"
     done
 }

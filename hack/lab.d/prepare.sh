@@ -20,12 +20,28 @@ LAB_BUSYBOX=/bin/busybox
 # In the order of loading; what they depend on comes by itself.
 LAB_MODULES=(virtio_pci virtio_console virtio_blk virtio_net ext4 efi_pstore)
 
+# prepare_all [KERNEL...]
 prepare_all() {
-    local kernel
-    for kernel in "${LAB_KERNELS[@]}"; do
+    local kernel kernels=("$@") all
+    mapfile -t all < <(all_kernels)
+    [ $# -gt 0 ] || kernels=("${LAB_KERNELS[@]}")
+    [ "$*" != all ] || kernels=("${all[@]}")
+    for kernel in "${kernels[@]}"; do
+        one_of kernel "${all[@]}"
         prepare_kernel "$kernel"
         say "Linux $kernel is ready"
     done
+}
+
+# A line each.
+all_kernels() {
+    printf '%s\n' "${LAB_KERNELS[@]}"
+    archived_kernels
+}
+
+list_kernels() {
+    printf '%s module\n' "${LAB_KERNELS[@]}"
+    sed -n 's/^\([^|]*\)|.*|/\1 /p' <<<"$ARCHIVED"
 }
 
 prepare_host() {
@@ -57,7 +73,9 @@ make_guest() {
     local agent=$LAB_CACHE/qemu-guest-agent_${agent_version#*:}
     GUEST=$LAB_CACHE/guest-$1-$(digest "$version" "$agent_version" "$busybox_version")
     [ ! -d "$GUEST" ] || return 0
-    [ -d "$kernel" ] || fetch_kernel "$kernel" "$image"
+    if [ ! -d "$kernel" ]; then
+        if is_archived "$1"; then fetch_archived "$kernel" "$1" "$image"; else fetch_kernel "$kernel" "$image"; fi
+    fi
     [ -d "$agent" ] || fetch "$agent" qemu-guest-agent
     build_guest "$GUEST" "$kernel" "${image#linux-image-}" "$agent"
 }
@@ -69,10 +87,15 @@ up_to_date() {
 
 # Prints the name of the kernel's package and all the versions.
 resolve_packages() {
+    local kernel
+    if is_archived "$1"; then kernel=$(archived_image "$1"); else kernel=$(newest_image "$1"); fi
+    echo "$kernel" "$(candidate qemu-guest-agent)" "$(candidate busybox-static)"
+}
+
+newest_image() {
     local image
     image=$(dependency "$(metapackage "$1")" linux-image)
-    echo "$image" "$(candidate "$image")" "$(candidate qemu-guest-agent)" \
-        "$(candidate busybox-static)"
+    echo "$image" "$(candidate "$image")"
 }
 
 metapackage() {
@@ -99,7 +122,7 @@ candidate() {
 digest() {
     {
         printf '%s\n' "$@"
-        cd "$LAB_PARTS" && find prepare.sh fault.c Makefile inside ../../pkg/guest -type f -print0 |
+        cd "$LAB_PARTS" && find prepare.sh archive.sh fault.c Makefile inside ../../pkg/guest -type f -print0 |
             sort -z | xargs -0 sha256sum
     } | sha256sum | cut -c 1-12
 }
@@ -139,8 +162,7 @@ build_guest() {
     build_module "$work/module" "$kernel" "$release"
     add_programs "$work/root" "$agent"
     add_modules "$work/root/modules" "$kernel" "$release"
-    cp "$work/module/lifesign_lab.ko" "$work/root/modules"
-    echo lifesign_lab.ko >>"$work/root/modules/order"
+    add_module "$work/root/modules" "$work/module/lifesign_lab.ko"
     # Not compressed: an emulated CPU unpacks slowly.
     (cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/initramfs"
     rm -r "$work/root"
@@ -155,14 +177,29 @@ forget_old_guests() {
 }
 
 build_module() {
-    local work=$1 kernel=$2 release=$3
+    local work=$1 kernel=$2 release=$3 build=build_beside
     local headers=$kernel/usr/src/linux-headers-$release
     mkdir "$work"
+    [ -d "$headers" ] || return 0
     cp "$LAB_PARTS/fault.c" "$LAB_PARTS/Makefile" "$work"
-    # The one absolute path in Debian's headers.
-    sed -i "s#^include /usr/src/#include $kernel/usr/src/#" "$headers/Makefile"
-    make -s -C "$headers" M="$work" "${LAB_CROSS[@]}" modules >"$work/log" 2>&1 ||
+    [ ! -e "$kernel/module" ] || build=build_inside
+    $build "$work" "$kernel" "$release" >"$work/log" 2>&1 ||
         die "failed to build lifesign_lab.ko for $release: $(tail -n 20 "$work/log")"
+}
+
+# build_beside DIRECTORY KERNEL RELEASE: by a compiler of this machine.
+build_beside() {
+    local headers=$2/usr/src/linux-headers-$3
+    # The one absolute path in Debian's headers.
+    sed -i "s#^include /usr/src/#include $2/usr/src/#" "$headers/Makefile"
+    make -s -C "$headers" M="$1" "${LAB_CROSS[@]}" modules
+}
+
+# add_module MODULES FILE: the last to be loaded.
+add_module() {
+    [ -e "$2" ] || return 0
+    cp "$2" "$1"
+    basename "$2" >>"$1/order"
 }
 
 add_programs() {
