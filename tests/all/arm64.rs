@@ -112,13 +112,14 @@ fn a_recorded_arm64_guest_shows_what_the_whole_one_does() {
     guest.break_it("mutex-deadlock");
     let file = dump(&guest, "elf");
     drop(guest);
-    let Dump { ram, cpus } = Dump::open(&file).unwrap();
+    let Dump { ram, cpus, .. } = Dump::open(&file).unwrap();
+    let ram = ram.as_ref();
     std::fs::remove_file(&file).unwrap();
-    let first = Kernel::open(&ram, &cpus).unwrap();
+    let first = Kernel::open(ram, &cpus).unwrap();
     let learnt = first.learnt().unwrap();
     let registers: Vec<(u32, Registers)> = (0..).zip(cpus.clone()).collect();
     let outside = Outside { registers: &registers, before: None };
-    let recorder = Recorder { ram: &ram, pages: RefCell::default() };
+    let recorder = Recorder { ram, pages: RefCell::default() };
     let next = Kernel::open_again(&recorder, &cpus, learnt).unwrap();
     assert!(next.learnt().is_none());
     let (whole, recorded) = (look(&first, outside), look(&next, outside));

@@ -8,7 +8,7 @@
 //! ```
 
 use super::tables::{self, Order, offset, size};
-use lifesign::kernel::machine::Registers;
+use lifesign::kernel::machine::{Registers, X86_64};
 use std::ops::Range;
 
 /// Where RAM is, and how much.
@@ -93,7 +93,7 @@ pub(super) struct Guest {
     /// Its RAM, from [`RAM`] on.
     pub(super) ram: Vec<u8>,
     /// Its two CPUs: one idles, one runs a module's function.
-    pub(super) cpus: [Registers; 2],
+    pub(super) cpus: [X86_64; 2],
     pub(super) places: Places,
     order: Order,
     next_table: u64,
@@ -128,6 +128,11 @@ fn stack(number: u64) -> u64 {
 }
 
 impl Guest {
+    /// As the hypervisor tells them.
+    pub(super) fn registers(&self) -> [Registers; 2] {
+        self.cpus.map(Registers::X86_64)
+    }
+
     /// One whose kernel has its names in the order until 6.3, or in the one since 6.4.
     pub(super) fn new(modern: bool) -> Self {
         let order = if modern { Order::Since6_4 } else { Order::Until6_3(START) };
@@ -146,7 +151,7 @@ impl Guest {
         };
         let mut guest = Self {
             ram: vec![0; RAM_BYTES],
-            cpus: [Registers::default(); 2],
+            cpus: [X86_64::default(); 2],
             places,
             order,
             next_table: TABLES + 0x1000,
@@ -385,11 +390,11 @@ impl Guest {
         self.put_words(top + 8 + 16 * 8, &before);
         self.put_words(top + 0x100, &[call("ret_from_fork")]);
         self.put_words(STACK + STACK_BYTES - 0x200, &[call("ret_from_fork")]);
-        let cpu = Registers { cr3: RAM + TABLES, idt: DESCRIPTORS, flags: 0x202, ..self.cpus[0] };
+        let cpu = X86_64 { cr3: RAM + TABLES, idt: DESCRIPTORS, flags: 0x202, ..self.cpus[0] };
         let sp = stack(0) + STACK_BYTES - 0x200;
-        self.cpus[0] = Registers { rip: call("default_idle"), rsp: sp, halted: true, ..cpu };
+        self.cpus[0] = X86_64 { rip: call("default_idle"), rsp: sp, halted: true, ..cpu };
         let sp = stack(4) + STACK_BYTES - 0x200;
-        self.cpus[1] = Registers { rip: MODULE + 0x18, rsp: sp, rbp: sp, ..cpu };
+        self.cpus[1] = X86_64 { rip: MODULE + 0x18, rsp: sp, rbp: sp, ..cpu };
     }
 
     // === the disk, the module and the log ===

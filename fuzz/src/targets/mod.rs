@@ -106,6 +106,7 @@ fn guest(input: &[u8]) {
     }
     let edits = edits(rest, guest, |_| std::iter::once(0..guest.ram.len()).collect());
     let memory = Overlay::new(RAM, &guest.ram, edits);
+    let cpus = cpus.map(Registers::X86_64);
     opened(&memory, &cpus, Kernel::open(&memory, &cpus));
 }
 
@@ -114,7 +115,7 @@ fn note(input: &[u8]) {
     let guest = until_6_3();
     let edits = edits(input, guest, |places| vec![places.note.clone()]);
     let memory = Overlay::new(RAM, &guest.ram, edits);
-    opened(&memory, &guest.cpus, Kernel::open(&memory, &[]));
+    opened(&memory, &guest.registers(), Kernel::open(&memory, &[]));
 }
 
 /// What is kept of an earlier look, by somebody who can count digests.
@@ -129,7 +130,7 @@ fn learnt(input: &[u8]) {
     let bytes = [magic, format!(" {}\n", Digest::of(&body)).as_bytes(), &body].concat();
     if let Some(learnt) = Learnt::read(&bytes) {
         let memory = Overlay::new(RAM, &guest.ram, Edits::default());
-        opened(&memory, &guest.cpus, Kernel::open_again(&memory, &guest.cpus, &learnt));
+        opened(&memory, &guest.registers(), Kernel::open_again(&memory, &guest.registers(), &learnt));
     }
 }
 
@@ -153,7 +154,7 @@ fn known() -> &'static Learnt {
     LEARNT.get_or_init(|| {
         let guest = until_6_3();
         let memory = Overlay::new(RAM, &guest.ram, Edits::default());
-        let kernel = Kernel::open(&memory, &guest.cpus).expect("the guest's kernel opens");
+        let kernel = Kernel::open(&memory, &guest.registers()).expect("the guest's kernel opens");
         kernel.learnt().expect("its build has an id").clone()
     })
 }
@@ -162,13 +163,13 @@ fn known() -> &'static Learnt {
 
 fn first_look(guest: &Guest, edits: Edits) {
     let memory = Overlay::new(RAM, &guest.ram, edits);
-    opened(&memory, &guest.cpus, Kernel::open(&memory, &guest.cpus));
+    opened(&memory, &guest.registers(), Kernel::open(&memory, &guest.registers()));
 }
 
 /// Where the kernel's build is known, which spares going through its tables.
 fn next_look(guest: &Guest, edits: Edits) {
     let memory = Overlay::new(RAM, &guest.ram, edits);
-    opened(&memory, &guest.cpus, Kernel::open_again(&memory, &guest.cpus, known()));
+    opened(&memory, &guest.registers(), Kernel::open_again(&memory, &guest.registers(), known()));
 }
 
 /// Looks at what was opened; whatever came of it, it was read within the allowance.
@@ -291,8 +292,8 @@ mod tests {
     fn all_of_the_guest_is_read() {
         let pages = [until_6_3(), since_6_4()].map(|guest| {
             let memory = Overlay::new(RAM, &guest.ram, Edits::default());
-            let kernel = Kernel::open(&memory, &guest.cpus).expect("its kernel opens");
-            let page = report::memory(&told(&kernel, &guest.cpus));
+            let kernel = Kernel::open(&memory, &guest.registers()).expect("its kernel opens");
+            let page = report::memory(&told(&kernel, &guest.registers()));
             let (page, _) = page.rsplit_once("\n\nread ").expect("what it cost is told last");
             page.to_owned()
         });

@@ -45,7 +45,7 @@ impl Device {
     /// Seals any bytes.
     pub(super) fn seal(&self, form: Form, message: &[u8]) -> Vec<u8> {
         let zstd = || zstd::bulk::compress(message, 1).expect("memory is enough");
-        let packed = || v1::Packed { size: message.len() as u64, zstd: zstd() };
+        let packed = || v1::Packed { size: message.len() as u64, zstd: zstd(), dictionary: 0 };
         let sealed = |what| v1::Sealed { schema: 1, what: Some(what) }.encode_to_vec();
         let payload = match form {
             Form::Payload => message.to_vec(),

@@ -164,8 +164,14 @@ fn bare() -> Bundle {
 
 fn headlines() -> [(&'static str, Headline); 3] {
     let Bundle { origin, diagnosis, .. } = full();
-    let begun =
-        Headline { origin, diagnosis: None, stage: Stage::Capturing, ended: None, revision: 1 };
+    let begun = Headline {
+        origin,
+        diagnosis: None,
+        stage: Stage::Capturing,
+        ended: None,
+        revision: 1,
+        repeats: None,
+    };
     let sealed =
         Headline { diagnosis: Some(diagnosis), stage: Stage::Sealed, revision: 2, ..begun.clone() };
     let ended = Some(Timestamp::from_millis(1_700_000_900_000));

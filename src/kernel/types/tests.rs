@@ -171,7 +171,7 @@ fn sections_that_end_past_all_addresses_are_refused() {
         let mut memory = memory.clone();
         memory.write(AT + word, &u32::MAX.to_le_bytes());
         let reader = Reader::new(&memory, Allowance { reads: 100, bytes: 1 << 20 });
-        let space = Space::new(reader, Paging::new(0, 0), image.clone());
+        let space = Space::new(reader, Paging::new(0, x86_64::paging::form(0)), image.clone());
         let refused = Description::read(&space, TOP..TOP + 8000, &WANTED).err();
         assert_eq!(refused, Some(TypesError::Rubbish), "word at {word}");
     }
