@@ -11,7 +11,6 @@ ARCHIVED='
 5.10|bullseye|debian-security bullseye-security|module
 6.16|trixie|debian trixie-backports|
 6.18|trixie|debian trixie-backports|
-7.0|trixie|debian trixie-backports|
 7.2|trixie|debian trixie-backports|module
 '
 

@@ -9,7 +9,9 @@
 //!   from 6.4    count  names  markers  token_table  token_index  offsets  (base)  seqs
 //! ```
 //!
-//! Each begins at a multiple of 8 bytes, or, where there is no base, of 4.
+//! Each begins at a multiple of 8 bytes, or, where there is no base, of 4. A count of 8 bytes is told by its
+//! zeros, which names never hold so many of; one of 4 by the markers, which say how many names there are
+//! and where about they begin.
 
 use super::tokens::Tokens;
 use super::{BANNER, SymbolsError};
@@ -31,6 +33,9 @@ const GLANCED: usize = 48;
 
 /// Numbers that look like a count with names behind it, of which all names are read.
 const CANDIDATES: usize = 8;
+
+/// A name, packed.
+const NAME_BYTES: u64 = 512;
 
 /// Names between two marks; the kernel's own markers have the same step.
 pub(super) const STEP: u32 = 256;
@@ -71,6 +76,13 @@ struct Candidate {
     names: u64,
 }
 
+/// Where every 256th name is, counted from the first; they follow the names.
+struct Markers {
+    count: u32,
+    last: u32,
+    at: u64,
+}
+
 /// Finds it, if it is there and gives the `known` symbols their addresses.
 pub(super) fn locate(
     space: &Space<'_>,
@@ -80,6 +92,7 @@ pub(super) fn locate(
 ) -> Result<Option<(Names, Offsets)>, SymbolsError> {
     let mut end = tokens.at.start / 8 * 8;
     let first = end.saturating_sub(SEARCHED).max(space.image().at.start);
+    let markers = Markers::before(space, tokens)?;
     let mut tried = 0;
     let mut has_functions_alone = false;
     while end > first && tried < CANDIDATES {
@@ -90,7 +103,7 @@ pub(super) fn locate(
             Err(Fault::Spent) => return Err(Fault::Spent.into()),
             Err(_) => break,
         };
-        for Candidate { count, at, names } in candidates(tokens, start, &bytes) {
+        for Candidate { count, at, names } in candidates(tokens, markers.as_ref(), start, &bytes) {
             tried += 1;
             let names = Names::read(space, tokens, (names, count), wanted)?;
             let Some(names) = names else { continue };
@@ -106,21 +119,62 @@ pub(super) fn locate(
 }
 
 /// Counts in a window that have names behind them, the nearest to the tokens first.
-fn candidates(tokens: &Tokens, start: u64, bytes: &[u8]) -> Vec<Candidate> {
+fn candidates(
+    tokens: &Tokens,
+    markers: Option<&Markers>,
+    start: u64,
+    bytes: &[u8],
+) -> Vec<Candidate> {
     let window = bytes.len().saturating_sub(GLANCE as usize);
     let word = |place: usize| {
         u32::from_le_bytes(bytes[place..].first_chunk().copied().unwrap_or_default())
     };
     let found = (0..window).step_by(4).rev().filter_map(|place| {
         let count = word(place);
-        // Filled up with zeros, or not at all: no name is empty.
-        let behind = if word(place + 4) == 0 { 8 } else { 4 };
+        let is_long = place % 8 == 0 && word(place + 4) == 0;
+        let behind = if is_long { 8 } else { 4 };
         let at = start + place as u64;
         let names = at + behind as u64;
-        let fits = COUNTS.contains(&count) && room(tokens, names, count);
+        let fits = COUNTS.contains(&count)
+            && room(tokens, names, count)
+            && (is_long || markers.is_some_and(|markers| markers.fit(names, count)));
         (fits && glance(&bytes[place + behind..], tokens)).then_some(Candidate { count, at, names })
     });
     found.take(CANDIDATES).collect()
+}
+
+impl Markers {
+    /// Those right before the tokens, if there are.
+    fn before(space: &Space<'_>, tokens: &Tokens) -> Result<Option<Self>, Fault> {
+        const MOST: u64 = (*COUNTS.end()).div_ceil(STEP) as u64 * 4;
+        let bytes = match space.bytes(tokens.at.start.saturating_sub(MOST), MOST as usize) {
+            Err(Fault::Spent) => return Err(Fault::Spent),
+            bytes => bytes.unwrap_or_default(),
+        };
+        let mut words = bytes
+            .rchunks_exact(4)
+            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        let Some(last) = words.next() else { return Ok(None) };
+        let (mut count, mut next) = (1, last);
+        for word in words {
+            if next == 0 {
+                break;
+            }
+            if word >= next {
+                return Ok(None);
+            }
+            (count, next) = (count + 1, word);
+        }
+        let at = tokens.at.start.saturating_sub(u64::from(count) * 4);
+        Ok((next == 0).then_some(Self { count, last, at }))
+    }
+
+    /// Whether so many names that begin there may be theirs: the last block of names ends before them.
+    fn fit(&self, names: u64, count: u32) -> bool {
+        let block = self.at.checked_sub(names.saturating_add(u64::from(self.last)));
+        count.div_ceil(STEP) == self.count
+            && block.is_some_and(|bytes| bytes < u64::from(STEP) * NAME_BYTES)
+    }
 }
 
 /// A name takes two bytes at least.

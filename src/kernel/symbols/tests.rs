@@ -35,6 +35,8 @@ fn symbol(number: u32) -> (String, u64) {
         7 => ("Arunqueues".to_owned(), address),
         255 => (format!("t{}", "x".repeat(200)), address),
         5000 => ("Tasm_exc_page_fault".to_owned(), address),
+        // Looks like a count, and names do follow.
+        8000..8400 => ("t\u{3}\u{1}\0".to_owned(), address),
         9000 => ("Dlinux_banner".to_owned(), BANNER),
         _ => (format!("tfunction_{number}"), address),
     }
@@ -50,6 +52,14 @@ fn packed_names(symbols: &[(String, u64)]) -> Vec<u8> {
         names.extend(name.bytes());
     }
     names
+}
+
+fn markers(symbols: &[(String, u64)]) -> Vec<u8> {
+    let before = |number: usize| packed_names(&symbols[..number]).len() as u32;
+    (0..symbols.len())
+        .step_by(STEP as usize)
+        .flat_map(|number| before(number).to_le_bytes())
+        .collect()
 }
 
 /// Letters stand for themselves, all other bytes for something longer.
@@ -98,7 +108,7 @@ fn table(at: u64, symbols: &[(String, u64)], rule: Rule, modern: bool) -> Vec<u8
     }
     put(&mut table, &(symbols.len() as u32).to_le_bytes());
     put(&mut table, &packed_names(symbols));
-    put(&mut table, &[0xff; 164]);
+    put(&mut table, &markers(symbols));
     let (tokens, index) = token_table();
     put(&mut table, &tokens);
     put(&mut table, &index);
