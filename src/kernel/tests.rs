@@ -94,13 +94,17 @@ pub(super) fn arm64<'m>(
 ) -> Kernel<'m> {
     let mut kernel = of(ARM64, memory, reads, symbols);
     kernel.text = std::iter::once(ARM64_CODE..ARM64_CODE + 0x10_0000).collect();
+    kernel.unwinder = Unwinder::Arm64(super::arm64::unwind::Unwinder::new(unwinding()));
     kernel
 }
 
-/// Those that unwinding takes on arm64.
+/// Those that unwinding takes on arm64. The mark of a record is behind it.
 pub(super) fn unwinding() -> super::arm64::unwind::Layouts {
     match described().1 {
-        [_, unwind::Layouts::Arm64(layouts)] => layouts,
+        [_, unwind::Layouts::Arm64(mut layouts)] => {
+            layouts.mark.kind.as_mut().unwrap().offset = 16;
+            layouts
+        }
         [_, unwind::Layouts::X86_64(_)] => unreachable!(),
     }
 }

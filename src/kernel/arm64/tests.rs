@@ -248,6 +248,24 @@ fn an_interrupt_and_its_stack_are_gone_through() {
 }
 
 #[test]
+fn an_interrupt_that_is_marked_is_gone_through() {
+    let mut memory = guest();
+    let last = enter(&mut memory, STACK + 0x3e00, [0x40_1000, 7, 8, 0]);
+    put(&mut memory, STACK + 0x1000, &[last, CODE + 0x310]);
+    let record =
+        enter(&mut memory, STACK + 0x800, [CODE + 0x208, STACK + 0x1000, CODE + 0x20c, 0x3c5]);
+    put(&mut memory, record, &[0, 0]);
+    put(&mut memory, STACK + 0x100, &[record, CODE + 0x510]);
+    // Without a mark, that is where it begins.
+    let expected = vec![(0x110, false), (0x510, false)];
+    let asleep = |memory: &Sparse| asleep(memory, CODE + 0x110, STACK + 0x100);
+    assert_eq!(asleep(&memory), (expected.clone(), End::Start));
+    put_field(&mut memory, record, unwinding().mark.kind.unwrap(), 2);
+    let expected = [expected, vec![(0x208, true), (0x310, false)]].concat();
+    assert_eq!(asleep(&memory), (expected, End::User));
+}
+
+#[test]
 fn a_stack_that_leads_nowhere_is_lost() {
     let mut memory = guest();
     put(&mut memory, STACK + 0x100, &[STACK + 0x100, CODE + 0x210]);

@@ -8,6 +8,8 @@
 //!   cpu_context.fp --> {fp, lr} --> {fp, lr} --> {fp, pc} in pt_regs --> .. --> {0, 0} in pt_regs
 //! ```
 //!
+//! Kernels from 6.13 on leave the record of what they interrupt empty as well, and mark it.
+//!
 //! Return addresses may be signed; the signature lies in the bits that no address uses.
 
 use super::registers::{Registers, is_user};
@@ -21,6 +23,9 @@ use crate::kernel::unwind::{Call, End, FRAMES, Stack};
 /// A CPU has a stack for each of its tasks, one for interrupts, and some for what must not happen.
 const STACKS: usize = 4;
 
+/// `FRAME_META_TYPE_PT_REGS`: the registers around the record are the kernel's own.
+const INTERRUPTED: u64 = 2;
+
 /// X29 and X30 among all that are stored.
 const FP: u64 = 29;
 const LR: u64 = 30;
@@ -30,6 +35,7 @@ const LR: u64 = 30;
 pub(in crate::kernel) struct Layouts {
     pub(super) context: layout::CpuContext,
     pub(super) exception: layout::Exception,
+    pub(in crate::kernel) mark: layout::FrameMark,
     address_bits: u32,
 }
 
@@ -64,6 +70,7 @@ impl Layouts {
         Ok(Self {
             context: layout::CpuContext::of(types, space)?,
             exception: layout::Exception::of(types, space)?,
+            mark: layout::FrameMark::of(types, space)?,
             address_bits,
         })
     }
@@ -129,17 +136,23 @@ impl Unwinder {
         {
             return Ok(Step::Caller(Cursor { pc, exact: None, ..*cursor }));
         }
-        if (fp, returns) == (0, 0) {
-            return self.first(stack, cursor.fp).map(Step::End);
-        }
+        let caller = match (fp, returns) {
+            (0, 0) if self.is_marked(stack, cursor.fp)? => self.stored(stack, cursor.fp)?,
+            (0, 0) => return self.first(stack, cursor.fp).map(Step::End),
+            _ => {
+                let stored = self.stored(stack, cursor.fp).ok();
+                // It is the record that the kernel made if the registers around it say the same.
+                let stored = stored.filter(|stored| (stored.fp, stored.pc) == (fp, returns));
+                stored.unwrap_or(Cursor { pc: self.plain(returns), fp, exact: None, stacks: 0 })
+            }
+        };
         // A stack that does not shrink was tampered with, unless another one goes on.
-        let is_near = fp.abs_diff(cursor.fp) < kernel.stack_bytes;
+        let is_near = caller.fp.abs_diff(cursor.fp) < kernel.stack_bytes;
         let stacks = cursor.stacks + usize::from(!is_near);
-        if is_near && fp <= cursor.fp || stacks > STACKS {
+        if is_near && caller.fp <= cursor.fp || stacks > STACKS {
             return Ok(Step::End(End::Lost));
         }
-        let exact = self.interrupted(stack, cursor.fp, fp, returns)?;
-        Ok(Step::Caller(Cursor { pc: self.plain(returns), fp, exact, stacks }))
+        Ok(Step::Caller(Cursor { stacks, ..caller }))
     }
 
     /// Where a function without a record returns to: X30 leads out of a function only if nothing was
@@ -154,23 +167,19 @@ impl Unwinder {
         (own != other).then_some(lr)
     }
 
-    /// X30 of what was interrupted, if a record is the one that the kernel made of that: the registers
-    /// around it say the same.
-    fn interrupted(
-        &self,
-        stack: &Stack<'_, '_>,
-        record: u64,
-        fp: u64,
-        pc: u64,
-    ) -> Result<Option<u64>, Fault> {
-        let stored = |field, number: u64| {
-            let at = self.around(record);
-            stack.u64(place(at, field).wrapping_add(number * 8))
-        };
+    /// Whether an empty record is of what the kernel interrupted in itself.
+    fn is_marked(&self, stack: &Stack<'_, '_>, record: u64) -> Result<bool, Fault> {
+        let Some(kind) = self.layouts.mark.kind else { return Ok(false) };
+        Ok(stack.u64(place(record, kind))? == INTERRUPTED)
+    }
+
+    /// What was interrupted, by the registers around a record.
+    fn stored(&self, stack: &Stack<'_, '_>, record: u64) -> Result<Cursor, Fault> {
         let layout = &self.layouts.exception;
-        let says_the_same =
-            stored(layout.pc, 0) == Ok(pc) && stored(layout.registers, FP) == Ok(fp);
-        says_the_same.then(|| stored(layout.registers, LR)).transpose()
+        let at = self.around(record);
+        let general = |number: u64| stack.u64(place(at, layout.registers).wrapping_add(number * 8));
+        let (pc, fp, lr) = (stack.u64(place(at, layout.pc))?, general(FP)?, general(LR)?);
+        Ok(Cursor { pc, fp, exact: Some(lr), stacks: 0 })
     }
 
     /// What the empty record says: a thread of the kernel begins with registers that were never a

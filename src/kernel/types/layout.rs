@@ -132,6 +132,11 @@ layouts! {
         pstate: "pstate",
         frame: "stackframe",
     }
+    /// What kernels from 6.13 on say of an empty record of theirs.
+    FrameMark = "frame_record_meta" {
+        ; maybe
+        kind: "type",
+    }
     /// A CPU's queue of tasks.
     RunQueue = "rq" {
         clock: "clock",
