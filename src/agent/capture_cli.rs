@@ -6,6 +6,7 @@ use super::incident::{new_incident, target};
 use super::probe::Asker;
 use super::turn::{self, Turn};
 use crate::base::chain::Chain;
+use crate::base::limits;
 use crate::base::rung::Finding;
 use crate::base::step::{Action, Query, Step};
 use crate::base::time::Clock;
@@ -30,9 +31,6 @@ pub enum Level {
     #[default]
     Full,
 }
-
-/// First evidence is small enough for any link.
-const FIRST_BYTES: u64 = 64 * 1024;
 
 /// Why nothing was collected.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +108,7 @@ async fn ask(bound: &Bound, scenario: &Scenario) -> Round {
 
 impl Level {
     /// The steps of a scenario that it takes, and what they may cost.
-    fn of(self, scenario: &Scenario) -> (Vec<Step>, Budget) {
+    pub(super) fn of(self, scenario: &Scenario) -> (Vec<Step>, Budget) {
         let budget = scenario.budget();
         let (time, bytes) = (budget.time, budget.bytes);
         let all = scenario.diagnose().to_vec();
@@ -128,7 +126,7 @@ impl Level {
                     !LATER.contains(step)
                 };
                 let steps = all.into_iter().filter(first).collect();
-                (steps, Budget { time, bytes: bytes.min(FIRST_BYTES) })
+                (steps, Budget { time, bytes: bytes.min(limits::FIRST_BYTES) })
             }
             Self::Headline => {
                 // A picture may show what is nobody's business: only a scenario may ask for it.

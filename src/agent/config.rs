@@ -6,7 +6,7 @@
 use super::dumps::Dumps;
 use super::parcels::Place;
 use super::repeats;
-use crate::base::document::{Document, FromNode, Node, Notes, parsed};
+use crate::base::document::{Bytes, Document, FromNode, Node, Notes, parsed};
 use crate::base::endpoint::BrokerUrl;
 use crate::base::id::{DeviceId, ScenarioName};
 use crate::base::problem::{Problem, Problems, Source};
@@ -14,6 +14,7 @@ use crate::base::topic::Prefix;
 use crate::binding::{Controller, Setup};
 use crate::scenario::{self, Scenario};
 use crate::telemetry::logs;
+use crate::upload;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ pub struct Config {
     pub key: PathBuf,
     /// Where what is sealed waits to be sent.
     pub spool: Place,
+    /// What the uplink may carry.
+    pub budget: upload::Bounds,
     /// How often the same is sent in full.
     pub repeats: repeats::Settings,
     /// Where dumps of guests' memory are kept.
@@ -144,6 +147,7 @@ fn read_config(
     let broker = map.required_node("broker").and_then(|node| read_broker(node, notes));
     let without = PathBuf::new();
     let spool = Place::read(map.node("spool"), notes, state.as_ref().unwrap_or(&without));
+    let budget = read_budget(map.node("budget"), notes);
     let repeats = repeats::Settings::read(map.node("repeats"), notes);
     let dumps = Dumps::read(map.node("dumps"), notes, state.as_ref().unwrap_or(&without));
     let http = map.optional("http");
@@ -158,6 +162,7 @@ fn read_config(
         certificate: certificate?,
         key: key?,
         spool: spool?,
+        budget: budget?,
         repeats: repeats?,
         dumps: dumps?,
         broker: broker?,
@@ -165,6 +170,16 @@ fn read_config(
         http,
         log: log?,
     })
+}
+
+/// The key `budget`, which may be missing: then nothing has bounds.
+fn read_budget(node: Option<&Node>, notes: &Notes) -> Option<upload::Bounds> {
+    let Some(node) = node else { return Some(upload::Bounds::default()) };
+    let mut map = node.map(notes)?;
+    let hour = map.optional::<Bytes>("hour").map(|bytes| bytes.0);
+    let month = map.optional::<Bytes>("month").map(|bytes| bytes.0);
+    map.finish();
+    Some(upload::Bounds { hour, month })
 }
 
 fn read_broker(node: &Node, notes: &Notes) -> Option<Broker> {
@@ -221,6 +236,7 @@ certificate: device.pem
 key: device.key
 spool: { directory: vault/spool, quota: 20MiB, age: 30d }
 repeats: { cooldown: 1h, hourly: 0 }
+budget: { hour: 4MiB, month: 500MiB }
 dumps: { quota: 20GiB }
 broker: { url: \"mqtts://localhost\", ca: ca.pem }
 http: 127.0.0.1:9464
@@ -247,6 +263,7 @@ broker: { url: \"mqtt://example.org\", prefx: x }
 http: 9464
 spool: { quota: 20, size: 1MiB, age: old }
 repeats: { cooldown: 6, often: 2 }
+budget: { day: 4MiB, month: much }
 dumps: { quota: 20, count: -1 }
 scenarios: scenarios
 log: { format: xml }

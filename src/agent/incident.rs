@@ -11,11 +11,13 @@
 //! Each arrow is durable before the next begins, so a kill between any two loses nothing that was
 //! announced: at worst the bundle says that the agent was stopped before it could collect.
 
+use super::capture_cli::Level;
 use super::config::Config;
 use super::identity;
 use super::ledger::{Counted, Ledger, OpenIncident, WriteError};
 use super::parcels;
 use super::pauses::Pauses;
+use super::purse::Purse;
 use super::repeats::{self, Failed, Repeats};
 use super::turn::Turn;
 use crate::base::chain::Chain;
@@ -36,6 +38,7 @@ use crate::spool::{self, Kept, Mark, Parcel, PutError, Spool};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Counters;
 use crate::transport::log::DeviceLog;
+use crate::upload::Worth;
 use ring::rand::SecureRandom;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +68,8 @@ pub struct Desk {
     pub captures: Semaphore,
     /// Which incidents are open.
     pub ledger: Mutex<Ledger>,
+    /// What the uplink may still carry.
+    pub purse: Arc<Purse>,
     /// What was sent in full not long ago.
     pub repeats: Mutex<Repeats>,
     /// Which apps an operator wishes to be left alone.
@@ -135,6 +140,7 @@ impl Desk {
             changed,
             captures: Semaphore::new(limits::CAPTURES),
             ledger: Mutex::new(Ledger::open(&config.state)),
+            purse: Arc::new(Purse::open(&config.state, config.budget)),
             repeats: Mutex::new(Repeats::open(&config.state, config.repeats)),
             pauses: Pauses::new(&config.state),
             log: DeviceLog::default(),
@@ -158,9 +164,10 @@ impl Desk {
         let target = target(app, scenario, &self.state);
         let (kept, pid) = (self.kept.clone(), process.or(target.pid));
         let target = Target { heard, pid, kept, ..target };
-        let budget = scenario.budget();
-        let budget = capture::Budget { time: budget.time, bytes: budget.bytes };
-        let captured = capture::capture(&target, scenario.diagnose(), before, budget, tell).await;
+        let worth = self.purse.worth(self.waiting_bytes());
+        let level = if worth == Worth::Full { Level::Full } else { Level::First };
+        let (steps, budget) = level.of(scenario);
+        let captured = capture::capture(&target, &steps, before, budget, tell).await;
         drop((turn, permit));
         let mut artifacts = captured.artifacts;
         artifacts.push(rounds.to_artifact());
@@ -168,8 +175,20 @@ impl Desk {
         self.incidents.get_or_create(&[("class", diagnosis.class.word().to_owned())]).inc();
         tracing::warn!(app = %app.name, incident = %open.incident, class = %diagnosis.class, title = %diagnosis.title, "diagnosed");
         let (id, signature) = (app.id, diagnosis.signature.clone());
-        if let Some(counted) = self.lock_repeats().count(id, &signature, open.failed_at) {
-            self.count(app, scenario, &mut open, (counted, diagnosis));
+        let counted = self.lock_repeats().count(id, &signature, open.failed_at);
+        if let Some(counted) = counted.filter(|counted| !self.was_dropped(&counted.full)) {
+            let Counted { count, first, full, .. } = &counted;
+            let fact = format!(
+                "the same was seen {count} times since {first}; the evidence is that of incident {full}"
+            );
+            self.withhold(app, scenario, &mut open, (counted, fact, diagnosis));
+            return;
+        }
+        if worth == Worth::Headline {
+            let (first, full) = (open.failed_at, String::new());
+            let counted = Counted { count: 1, first, last: first, full };
+            let fact = "no evidence is sent: the budget of the uplink is spent".to_owned();
+            self.withhold(app, scenario, &mut open, (counted, fact, diagnosis));
             return;
         }
         self.seal(app, scenario, &mut open, (captured.steps, diagnosis, artifacts));
@@ -204,19 +223,15 @@ impl Desk {
         None
     }
 
-    /// What is known already is not sent again, only how often it was seen.
-    fn count(
+    /// A headline has to do: why, stands in it.
+    fn withhold(
         &self,
         app: &App,
         scenario: &Scenario,
         open: &mut OpenIncident,
-        (counted, mut diagnosis): (Counted, Diagnosis),
+        (counted, fact, mut diagnosis): (Counted, String, Diagnosis),
     ) {
-        let Counted { count, first, full, .. } = &counted;
-        tracing::info!(app = %app.name, incident = %open.incident, count, "the same as in the incident {full}; it is counted");
-        let fact = format!(
-            "the same was seen {count} times since {first}; the evidence is that of incident {full}"
-        );
+        tracing::info!(app = %app.name, incident = %open.incident, "no bundle is sealed: {fact}");
         diagnosis.facts_for.insert(0, fact);
         open.revision += 1;
         open.sealed = true;
@@ -282,6 +297,7 @@ impl Desk {
     /// Tells of floods what is to be told, and tries again to bring to disk what it did not take.
     pub fn settle(&self) {
         let news = self.lock_repeats().news(Clock::now());
+        self.purse.keep();
         for repeats::News { app, scenario, open } in news {
             self.announce(&app, &scenario, &open, News::Counted(None));
         }
@@ -374,6 +390,17 @@ impl Desk {
         }
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Whether the evidence of an incident had to make room, and will never come.
+    fn was_dropped(&self, incident: &str) -> bool {
+        let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        spool.gone().any(|gone| gone.incident.to_string() == incident)
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        let usage = self.spool.lock().unwrap_or_else(PoisonError::into_inner).usage();
+        usage.bytes + usage.held_bytes
     }
 
     fn note_spool(&self, usage: &spool::Usage) {
@@ -475,6 +502,7 @@ mod tests {
     use crate::base::problem::Source;
     use crate::binding::Life;
     use crate::scenario;
+    use crate::upload::{Bounds, Month};
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
     use std::path::Path;
@@ -493,6 +521,7 @@ mod tests {
             changed: watch::channel(()).0,
             captures: Semaphore::new(limits::CAPTURES),
             ledger: Mutex::new(Ledger::open(state)),
+            purse: Arc::new(Purse::open(state, Bounds::default())),
             repeats: Mutex::new(Repeats::open(state, repeats::Settings::STANDARD)),
             pauses: Pauses::new(state),
             log: DeviceLog::default(),
@@ -574,6 +603,23 @@ mod tests {
             desk.end(&app, scenario, End::Recovered);
         }
         assert_eq!(waiting(&desk), (4, 1), "of the flood the latest word alone waits");
+    }
+
+    #[tokio::test]
+    async fn a_spent_budget_leaves_headlines_that_say_so() {
+        let state = tempfile::tempdir().unwrap();
+        let month = Month { began: Clock::wall(), sent: 1 << 30 };
+        std::fs::write(state.path().join("budget.json"), serde_json::to_vec(&month).unwrap())
+            .unwrap();
+        let mut desk = desk(state.path());
+        let bounds = Bounds { hour: None, month: Some(1 << 20) };
+        desk.purse = Arc::new(Purse::open(state.path(), bounds));
+        let (app, rounds, before) = (app(7), Rounds { rounds: Vec::new() }, Vec::new());
+        let (scenario, tell): (_, Tell<'_>) = (&quick(), &|_| {});
+        desk.begin(Failure { app: &app, scenario, rounds, before, process: None, tell }).await;
+        assert_eq!(waiting(&desk), (1, 0));
+        let open = desk.lock_ledger().get(app.id, scenario.name()).cloned().unwrap();
+        assert!(open.sealed && open.counted.unwrap().full.is_empty());
     }
 
     #[tokio::test]

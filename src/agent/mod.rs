@@ -28,6 +28,7 @@ pub mod pages;
 pub mod parcels;
 pub mod pauses;
 pub mod probe;
+pub mod purse;
 pub mod repeats;
 mod replace;
 pub mod run;

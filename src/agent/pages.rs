@@ -21,7 +21,7 @@ pub struct Notices(Arc<Mutex<Noted>>);
 struct Noted {
     hindered: Vec<Value>,
     warnings: Vec<String>,
-    spool: Option<String>,
+    uplink: Vec<String>,
 }
 
 impl Notices {
@@ -40,12 +40,12 @@ impl Notices {
         });
         let hindered = hindered.collect();
         let mut noted = self.lock();
-        *noted = Noted { hindered, warnings, spool: noted.spool.take() };
+        *noted = Noted { hindered, warnings, uplink: std::mem::take(&mut noted.uplink) };
     }
 
-    /// What a person should know of the spool.
-    pub fn of_spool(&self, trouble: Option<String>) {
-        self.lock().spool = trouble;
+    /// What a person should know of the spool and of what may be sent.
+    pub fn of_uplink(&self, troubles: Vec<String>) {
+        self.lock().uplink = troubles;
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
@@ -60,7 +60,7 @@ pub fn pages(board: &Board) -> Vec<(&'static str, http::Show)> {
     let apps: http::Show = Arc::new(move || apps_page(&apps).to_string());
     let warnings: http::Show = Arc::new(move || {
         let noted = warnings.lock();
-        json!(noted.warnings.iter().chain(&noted.spool).collect::<Vec<_>>()).to_string()
+        json!(noted.warnings.iter().chain(&noted.uplink).collect::<Vec<_>>()).to_string()
     });
     vec![("/apps", apps), ("/warnings", warnings)]
 }

@@ -13,6 +13,7 @@ use super::keeper::{Orders, keep};
 use super::lend::Lender;
 use super::pages;
 use super::parcels;
+use super::purse::{self, Purse};
 use crate::base::id::DeviceId;
 use crate::base::limits;
 use crate::base::time::Clock;
@@ -132,13 +133,15 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), Error> {
         state: linked,
         bindings,
         counters,
+        budget: desk.purse.budget(),
     };
     tasks.spawn(upload::run(target, wires));
     tasks.spawn(follow_link(link, health.clone()));
     tasks.spawn(settle(Arc::clone(&desk), stopped.clone()));
     let device = config.device.clone();
     let kept = lending.told;
-    let teller = Teller { device, board: board.clone(), spool, report, kept, telling };
+    let purse = Arc::clone(&desk.purse);
+    let teller = Teller { device, board: board.clone(), spool, purse, report, kept, telling };
     tasks.spawn(teller.tell(stopped.clone()));
     tasks.spawn(lender.run(stopped.clone()));
     if let Some(address) = config.http {
@@ -249,6 +252,7 @@ struct Teller {
     device: DeviceId,
     board: Board,
     spool: Arc<Mutex<Spool>>,
+    purse: Arc<Purse>,
     report: channel::Receiver<Report>,
     /// What is said of dumps, sealed.
     kept: channel::Receiver<Vec<u8>>,
@@ -280,7 +284,9 @@ impl Teller {
             let gone = spool.gone().map(|gone| gone.incident.as_bytes().to_vec());
             (spool.usage(), gone.collect())
         };
-        self.board.notices.of_spool(parcels::trouble(&usage));
+        let worth = self.purse.worth(usage.bytes + usage.held_bytes);
+        let troubles = parcels::trouble(&usage).into_iter().chain(purse::trouble(worth));
+        self.board.notices.of_uplink(troubles.collect());
         let apps = self.board.states().into_iter().map(|shown| v1::AppStatus {
             app: shown.app.id.as_bytes().to_vec(),
             name: shown.app.name,
@@ -303,6 +309,7 @@ impl Teller {
             spool_evicted_bytes: usage.evicted_bytes,
             spool_evicted_incidents: evicted,
             spool_lost: usage.lost,
+            budget_level: worth.word().to_owned(),
         }
     }
 }

@@ -63,6 +63,13 @@ pub const SPOOL_PARCELS: usize = 1000;
 /// What says again what an older bundle says is of no use to anybody after a season.
 pub const SPOOL_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// A bundle is worth sealing in full while the budget of the uplink carries one more of this size: the
+/// default budget of a scenario, as if nothing could be compressed.
+pub const FULL_BYTES: u64 = 4 * 1024 * 1024;
+
+/// First evidence is small enough for any link.
+pub const FIRST_BYTES: u64 = 64 * 1024;
+
 /// How long the same signature of an app is counted and not sent in full: it comes in full some times a day.
 pub const COOLDOWN: Duration = Duration::from_secs(6 * 3600);
 

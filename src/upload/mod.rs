@@ -29,6 +29,7 @@
 //! await.
 
 mod backoff;
+mod budget;
 mod link;
 pub mod session;
 mod target;
@@ -37,6 +38,7 @@ mod trouble;
 #[cfg(test)]
 mod tests;
 
+pub use budget::{Bounds, Budget, Month, Worth};
 pub use target::{Config, ConfigError, Target, Tls};
 
 use crate::base::chain::Chain;
@@ -53,7 +55,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -90,6 +92,8 @@ pub struct Wires {
     pub bindings: watch::Sender<Bindings>,
     /// Counted here, for the metrics.
     pub counters: Arc<Counters>,
+    /// What may still be sent.
+    pub budget: Arc<Mutex<Budget>>,
 }
 
 /// The dumps that the controller may have now.
@@ -325,7 +329,7 @@ impl Upload {
 
     /// Does all that the session wants done now.
     async fn act(&mut self, link: &mut Link) -> Result<(), Trouble> {
-        while let Some(action) = self.session.poll_action(Clock::now()) {
+        while let Some(action) = self.next_action() {
             match action {
                 Action::PublishHeadline { ticket, parcel } => {
                     self.publish_headline(link, ticket, parcel).await?;
@@ -360,6 +364,22 @@ impl Upload {
             }
         }
         Ok(())
+    }
+
+    fn next_action(&mut self) -> Option<Action> {
+        let (now, wall) = (Clock::now(), Clock::wall());
+        let until = self.lock_budget().waits_until(now, wall);
+        self.session.bundles_wait(until);
+        self.session.poll_action(now)
+    }
+
+    fn spend(&self, topic: &str, payload: &[u8]) {
+        let bytes = (topic.len() + payload.len()) as u64;
+        self.lock_budget().spend(bytes, Clock::now(), Clock::wall());
+    }
+
+    fn lock_budget(&self) -> MutexGuard<'_, Budget> {
+        self.wires.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn publish_headline(
@@ -438,6 +458,7 @@ impl Upload {
         payload: Vec<u8>,
     ) -> Result<(), Trouble> {
         self.wires.counters.sent_bytes.fetch_add(payload.len() as u64, Relaxed);
+        self.spend(topic, &payload);
         link.publish(topic, Token::Parcel(ticket), payload)
     }
 
@@ -457,6 +478,7 @@ impl Upload {
             return Ok(());
         }
         self.status.in_flight = true;
+        self.spend(&self.target.topics.status, &status);
         link.publish(&self.target.topics.status, Token::Status, status)
     }
 

@@ -140,6 +140,8 @@ pub struct Session {
     words: VecDeque<Action>,
     gate: Instant,
     unheard: u32,
+    /// The budget is spent until then.
+    bundles_wait: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -199,7 +201,13 @@ impl Session {
             words: VecDeque::new(),
             gate: Instant::default(),
             unheard: 0,
+            bundles_wait: None,
         }
+    }
+
+    /// Bundles and dumps wait until then, headlines never.
+    pub fn bundles_wait(&mut self, until: Option<Instant>) {
+        self.bundles_wait = until;
     }
 
     /// The broker is there, and takes packets with this much content.
@@ -329,7 +337,9 @@ impl Session {
         }
         let due = self.due(now);
         // A dump that is being sent waits for any parcel.
-        if due.is_none_or(|item| !self.breaks_off(item))
+        let waits = self.bundles_wait.is_some_and(|until| now < until);
+        if !waits
+            && due.is_none_or(|item| !self.breaks_off(item))
             && let Some((item, range)) = self.next_chunk(chunk_bytes)
         {
             let ticket = self.ticket(Flight::Chunk(item.digest()));
@@ -348,7 +358,14 @@ impl Session {
             return None;
         }
         let next = self.items.iter().filter_map(|t| Some((self.may_ask_at(t)?, t)));
-        let (at, tracked) = next.min_by_key(|(at, _)| *at)?;
+        let first = next.min_by_key(|(at, _)| *at);
+        let is_broken_off = self.transfer.as_ref().is_some_and(|t| !t.left.is_empty());
+        if let Some(until) = self.bundles_wait.filter(|_| is_broken_off)
+            && first.is_none_or(|(at, _)| until <= at)
+        {
+            return Some((until, "the budget begins anew"));
+        }
+        let (at, tracked) = first?;
         let why = match tracked.item {
             Item::Dump { .. } => "a dump is offered",
             Item::Parcel(_) if tracked.headline().is_some() => "a headline is repeated",
@@ -371,7 +388,11 @@ impl Session {
             Asked::Busy => return None,
             Asked::Until(at) => at.max(self.gate),
         };
-        if tracked.headline().is_some() || self.breaks_off(tracked.item) {
+        if tracked.headline().is_some() {
+            return Some(own);
+        }
+        let own = own.max(self.bundles_wait.unwrap_or_default());
+        if self.breaks_off(tracked.item) {
             return Some(own);
         }
         // Not while another one is talked about.

@@ -237,6 +237,11 @@ impl Device {
             state: self.state.clone(),
             bindings: self.bindings.clone(),
             counters: Arc::clone(&self.counters),
+            budget: Arc::new(Mutex::new(Budget::new(
+                Bounds::default(),
+                Month::default(),
+                Clock::now(),
+            ))),
         };
         self.tasks.spawn(run(Target::try_new(config).unwrap(), wires));
     }

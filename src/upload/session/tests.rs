@@ -259,6 +259,31 @@ fn a_dump_comes_after_everything_and_is_broken_off_for_anything() {
 }
 
 #[test]
+fn a_spent_budget_holds_up_bundles_and_no_headline() {
+    let a = bundle(1, 9_000);
+    let mut session = session(&[&a]);
+    session.connected(3_000, at(0));
+    session.bundles_wait(Some(at(3600)));
+    assert_eq!(
+        (drain(&mut session, at(0)), session.poll_deadline().unwrap().0),
+        (vec![], at(3600))
+    );
+    session.bundles_wait(None);
+    assert_eq!(words(&drain(&mut session, at(3600))), ["offer 1"]);
+    session.received(&missing(a.0.digest, &[(0, 9_000)]), at(3600));
+    session.bundles_wait(Some(at(7200)));
+    assert_eq!(drain(&mut session, at(3601)), [], "in the middle");
+    assert_eq!(session.poll_deadline(), Some((at(7200), "the budget begins anew")));
+    let h = headline(2);
+    session.parcels_changed([h.0, a.0]);
+    assert_eq!(words(&drain(&mut session, at(3601))), ["headline 2"]);
+    session.bundles_wait(None);
+    let words = words(&drain(&mut session, at(7200)));
+    let sent = words.iter().filter(|word| word.starts_with("send 1"));
+    assert_eq!(sent.count(), 3, "it goes on where it was: {words:?}");
+}
+
+#[test]
 fn the_next_slice_may_be_asked_for_before_the_last_chunk_is_acknowledged() {
     let d = dump(1 << 30);
     let mut session = session(&[]);
