@@ -45,50 +45,50 @@ enum Change {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(crate) struct State {
     inodes: Vec<Inode>,
     names: BTreeMap<Place, usize>,
     names_synced: BTreeMap<Place, usize>,
     unsynced: Vec<Change>,
-    pub(super) steps: u64,
+    pub(crate) steps: u64,
     /// The power goes at this step.
-    pub(super) crash_at: Option<u64>,
+    pub(crate) crash_at: Option<u64>,
     /// Bytes that still fit.
-    pub(super) free: u64,
+    pub(crate) free: u64,
     /// From this step on none does.
-    pub(super) full_at: Option<u64>,
+    pub(crate) full_at: Option<u64>,
     /// The disk is not mounted.
-    pub(super) is_absent: bool,
+    pub(crate) is_absent: bool,
     /// By its clock.
-    pub(super) now: Timestamp,
+    pub(crate) now: Timestamp,
     /// One in so many operations fails; 0 for none.
-    pub(super) fails_one_in: u64,
+    pub(crate) fails_one_in: u64,
     dice: u64,
 }
 
 /// The disk; clones are the same disk.
 #[derive(Clone, Debug)]
-pub(super) struct Faulty(Rc<RefCell<State>>);
+pub(crate) struct Faulty(Rc<RefCell<State>>);
 
 impl Faulty {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Rc::new(RefCell::new(State { free: 1 << 20, dice: seed, ..State::default() })))
     }
 
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.0.borrow_mut())
     }
 
-    pub(super) fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.0.borrow().steps
     }
 
-    pub(super) fn crashed(&self) -> bool {
+    pub(crate) fn crashed(&self) -> bool {
         self.with(|state| state.crash_at.is_some_and(|at| state.steps > at))
     }
 
     /// Cuts the power, and switches it on again.
-    pub(super) fn crash(&self, dice: &mut Dice) {
+    pub(crate) fn crash(&self, dice: &mut Dice) {
         self.with(|state| {
             for change in std::mem::take(&mut state.unsynced) {
                 if dice.one_in(2) {
@@ -108,7 +108,7 @@ impl Faulty {
     }
 
     /// Flips one bit of a waiting file and tells its name.
-    pub(super) fn flip(&self, dice: &mut Dice) -> Option<String> {
+    pub(crate) fn flip(&self, dice: &mut Dice) -> Option<String> {
         self.with(|state| {
             let names = state.names.keys();
             let waiting: Vec<_> = names.filter(|(shelf, _)| *shelf == Shelf::Waiting).collect();

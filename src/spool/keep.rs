@@ -148,6 +148,12 @@ impl<F: Files> Spool<F> {
         self.tally.gone.iter()
     }
 
+    /// Whether a parcel survives a power cut.
+    #[cfg(test)]
+    pub(crate) fn is_on_disk(&self, digest: Digest) -> bool {
+        self.find(digest).is_some_and(|(_, entry)| entry.held.is_none())
+    }
+
     /// Brings a parcel to the disk, all the way.
     fn store(
         &mut self,

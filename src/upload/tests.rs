@@ -17,6 +17,8 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+mod simulation;
+
 const LIMITS: Limits = Limits { free_percent: 0, ..Limits::STANDARD };
 
 /// Nothing in these tests takes as long, unless it hangs.
