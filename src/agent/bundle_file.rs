@@ -82,34 +82,14 @@ pub fn write(path: &Path, bundle: &Bundle, config: &Config) -> Result<usize, Err
     Ok(sealed.len())
 }
 
-/// The key of whoever has this certificate.
-///
-/// # Errors
-///
-/// When the file cannot be read, or holds something else.
-pub fn key_in(certificate: &Path) -> Result<PublicKey, Error> {
-    let path = certificate.to_owned();
-    let pem = fs::read(certificate).map_err(|source| Error::Read { path, source })?;
-    key_of(&pem).ok_or_else(|| Error::Certificate { path: certificate.to_owned() })
-}
-
 /// Reads a bundle that the owner of this certificate sealed, and how long its file is.
 ///
 /// # Errors
 ///
 /// When it cannot be read, or is somebody else's.
 pub fn read(path: &Path, certificate: &Path) -> Result<(Bundle, usize), Error> {
-    let unread = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Read { path, source }
-    };
-    let key = key_in(certificate)?;
-    let mut sealed = Vec::new();
-    let file = File::open(path).map_err(unread(path))?;
-    file.take(limits::BODY_BYTES + 1).read_to_end(&mut sealed).map_err(unread(path))?;
-    if sealed.len() as u64 > limits::BODY_BYTES {
-        return Err(Error::TooLarge { path: path.to_owned() });
-    }
+    let key = key(certificate)?;
+    let sealed = sealed(path)?;
     match bundle::open(&sealed, &key) {
         Ok(Sealed::Bundle(bundle)) => Ok((bundle, sealed.len())),
         Ok(Sealed::Headline(_)) => Err(Error::Headline { path: path.to_owned() }),
@@ -118,4 +98,34 @@ pub fn read(path: &Path, certificate: &Path) -> Result<(Bundle, usize), Error> {
             Err(Error::Open { path, certificate, source })
         }
     }
+}
+
+/// The key of a certificate in a file.
+///
+/// # Errors
+///
+/// When it cannot be read, or holds none.
+pub fn key(certificate: &Path) -> Result<PublicKey, Error> {
+    let pem = fs::read(certificate).map_err(unread(certificate))?;
+    key_of(&pem).ok_or_else(|| Error::Certificate { path: certificate.to_owned() })
+}
+
+/// The bytes of a file that may be a bundle.
+///
+/// # Errors
+///
+/// When it cannot be read, or is too large for one.
+pub fn sealed(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut sealed = Vec::new();
+    let file = File::open(path).map_err(unread(path))?;
+    file.take(limits::BODY_BYTES + 1).read_to_end(&mut sealed).map_err(unread(path))?;
+    if sealed.len() as u64 > limits::BODY_BYTES {
+        return Err(Error::TooLarge { path: path.to_owned() });
+    }
+    Ok(sealed)
+}
+
+fn unread(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Read { path: path.clone(), source }
 }

@@ -77,7 +77,7 @@ pub async fn collect(
     let mut artifacts = captured.artifacts;
     artifacts.push(Rounds { rounds: vec![round] }.to_artifact());
     let diagnosis = diagnose(&Evidence::read(&artifacts));
-    Ok(Bundle { origin, steps: captured.steps, diagnosis, artifacts })
+    Ok(Bundle { origin, steps: captured.steps, diagnosis, artifacts, redaction: None })
 }
 
 /// What the device's log still knows of an app whose console no file has.

@@ -328,7 +328,8 @@ impl Desk {
     ) {
         let Some(origin) = self.origin(app, scenario.name(), open) else { return };
         let incident = origin.incident;
-        let bundle = Bundle { origin, steps, diagnosis: diagnosis.clone(), artifacts };
+        let bundle =
+            Bundle { origin, steps, diagnosis: diagnosis.clone(), artifacts, redaction: None };
         let sealed = self.signer.seal_bundle(&bundle).map_err(Error::Seal);
         let spooled = sealed.and_then(|bytes| {
             let (kind, mark) = (spool::Kind::Bundle, Mark::of(&diagnosis.signature));

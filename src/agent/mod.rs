@@ -14,6 +14,7 @@
 mod arm;
 pub mod assignment;
 pub mod board;
+pub mod bundle_cli;
 pub mod bundle_file;
 pub mod capture_cli;
 pub mod config;

@@ -1,6 +1,6 @@
 //! `lifesign spool`: what waits on this device, and how it leaves without a network.
 
-use super::bundle_file::{self, key_in};
+use super::bundle_file::{self, key};
 use crate::base::chain::Chain;
 use crate::base::id::Digest;
 use crate::base::text::harmless_line;
@@ -190,7 +190,7 @@ pub fn json(look: &Look) -> Value {
 ///
 /// When there is none or more than one, or it does not open.
 pub fn open(look: &Look, wanted: &str, certificate: &Path) -> Result<(Sealed, usize), Error> {
-    let key = key_in(certificate).map_err(Error::Certificate)?;
+    let key = key(certificate).map_err(Error::Certificate)?;
     let starts = |seen: &&Seen| seen.waiting.digest.to_string().starts_with(wanted);
     let found: Vec<&Seen> = look.parcels.iter().filter(starts).collect();
     let [seen] = found[..] else {

@@ -7,8 +7,8 @@ use lifesign::agent::config::Config;
 use lifesign::agent::pauses::{self, Told, Whom};
 use lifesign::agent::survey::{Paint, survey};
 use lifesign::agent::{
-    assignment, bundle_file, config, dumps, incident, inspect, keeper, run, scenario_cli,
-    spool_cli, status,
+    assignment, bundle_cli, bundle_file, config, dumps, incident, inspect, keeper, run,
+    scenario_cli, spool_cli, status,
 };
 use lifesign::base::chain::Chain;
 use lifesign::base::consent::Consent;
@@ -70,6 +70,9 @@ enum Command {
         #[command(flatten)]
         wanted: Wanted,
     },
+    /// Verify sealed bundles, or redact one for somebody who may not see everything
+    #[command(subcommand)]
+    Bundle(bundle_cli::Command),
     /// Leave apps alone for a while: they are not asked, and report nothing
     Pause {
         #[command(flatten)]
@@ -342,6 +345,7 @@ fn act(command: Command) -> Result<ExitCode> {
             show(&wanted, &config.config)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bundle(command) => on_bundles(&command),
         Command::Inspect(inspect) => runtime.block_on(inspect_once(inspect)),
         Command::Pause { config, apps, why, end } => {
             let (state, now) = (config::read(&config.config)?.state, Clock::wall());
@@ -548,6 +552,14 @@ impl Bar {
     }
 }
 
+/// Exit code 0: all are right. 1: one is wrong. 2: one cannot be told.
+fn on_bundles(command: &bundle_cli::Command) -> Result<ExitCode> {
+    let told = bundle_cli::act(command)?;
+    told.right.iter().for_each(|line| say(line));
+    told.wrong.iter().for_each(|line| complain(&Harmless(line.as_bytes()).to_string()));
+    Ok(ExitCode::from(told.code))
+}
+
 fn on_dumps(config: &Path, act: Option<DumpsCommand>) -> Result<()> {
     let dumps = config::read(config)?.dumps;
     let kept = dumps.open();
@@ -594,7 +606,7 @@ fn on_spool(config: &Path, act: &SpoolCommand) -> Result<ExitCode> {
             }
         }
         SpoolCommand::Verify { json } => {
-            let key = bundle_file::key_in(&config.certificate)?;
+            let key = bundle_file::key(&config.certificate)?;
             let verified = spool_cli::verify(&look, &key);
             match json {
                 true => say(&serde_json::to_string_pretty(&verified.json())?),

@@ -14,7 +14,8 @@
 //! of dumps that it has kept, [`KeptDumps`]. Each is opened by a function of its own: what a device says
 //! and what is said to a device are never taken for one another.
 //!
-//! Compression knows what kernels always say, by a dictionary that both sides have (`packed`).
+//! Compression knows what kernels always say, by a dictionary that both sides have (`packed`). For somebody who
+//! may not see everything there is [`redact`].
 //!
 //! This room does no IO: keys come in as bytes, and what is sealed goes out as bytes.
 
@@ -22,15 +23,19 @@ mod bindings;
 mod dumps;
 mod open;
 mod packed;
+mod redact;
 mod seal;
+mod verify;
 mod wire;
 
 pub use bindings::{Bindings, Text, open_bindings};
 pub use dumps::{Dump, KeptDumps, open_kept};
 pub use open::{OpenError, PublicKey, open, sender};
+pub use redact::{Source, redact};
 pub use seal::{KeyError, SealError, Signer};
+pub use verify::{Holds, Packed, Verified, verify};
 
-use crate::base::id::{AppId, DeviceId, IncidentId, ScenarioName};
+use crate::base::id::{AppId, DeviceId, Digest, IncidentId, ScenarioName};
 use crate::base::time::{Instant, Timestamp};
 use crate::diagnosis::Diagnosis;
 use crate::evidence::Artifact;
@@ -59,6 +64,23 @@ pub struct Bundle {
     pub diagnosis: Diagnosis,
     /// What was brought.
     pub artifacts: Vec<Artifact>,
+    /// What is no longer in it, if somebody has redacted it.
+    pub redaction: Option<Redaction>,
+}
+
+/// What somebody took out of a bundle, and of which.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Redaction {
+    /// SHA-256 of the sealed bundle that it was made from.
+    pub of: Digest,
+    /// SHA-256 of the certificate of who sealed that.
+    pub sealed_by: Digest,
+    /// The version of the program whose rules these were.
+    pub program: String,
+    /// The rules that masked something, and how often.
+    pub masked: Vec<(String, u64)>,
+    /// Artifacts of which nothing could stay.
+    pub left_out: Vec<String>,
 }
 
 /// What there is to say of an incident in at most [`crate::base::limits::HEADLINE_BYTES`].

@@ -132,7 +132,7 @@ fn device_and_spki() -> (Signer, Vec<u8>) {
     (Signer::new(pkcs8.as_ref(), b"a certificate").unwrap(), spki)
 }
 
-fn bundle() -> Bundle {
+pub(super) fn bundle() -> Bundle {
     Bundle {
         origin: Origin {
             incident: IncidentId::new([1; 16]),
@@ -167,5 +167,6 @@ fn bundle() -> Bundle {
             name: String::new(),
             data: vec![0xff, 0, b'x'],
         }],
+        redaction: None,
     }
 }

@@ -1,8 +1,8 @@
 //! Between our types and the generated ones, where belief begins: a message that lacks what we rely
 //! on is refused here, by name, and nothing downstream checks again.
 
-use super::{Bundle, Headline, Origin, Repeats, Stage};
-use crate::base::id::{AppId, DeviceId, IncidentId, Invalid, ScenarioName};
+use super::{Bundle, Headline, Origin, Redaction, Repeats, Stage};
+use crate::base::id::{AppId, DeviceId, Digest, IncidentId, Invalid, ScenarioName};
 use crate::base::text::harmless_line;
 use crate::base::time::{Instant, Timestamp};
 use crate::diagnosis::{Blame, Class, Confidence, Diagnosis};
@@ -50,6 +50,7 @@ pub(super) fn encode_manifest(bundle: &Bundle) -> v1::Manifest {
         origin: Some(encode_origin(&bundle.origin)),
         steps: bundle.steps.iter().map(encode_step).collect(),
         diagnosis: Some(encode_diagnosis(&bundle.diagnosis)),
+        redaction: bundle.redaction.as_ref().map(encode_redaction),
     }
 }
 
@@ -60,6 +61,32 @@ pub(super) fn decode_bundle(bundle: v1::Bundle) -> Result<Bundle, Malformed> {
         steps: manifest.steps.into_iter().map(decode_step).collect(),
         diagnosis: decode_diagnosis(manifest.diagnosis.ok_or(Malformed::Missing("diagnosis"))?)?,
         artifacts: bundle.artifacts.into_iter().map(decode_artifact).collect(),
+        redaction: manifest.redaction.map(decode_redaction).transpose()?,
+    })
+}
+
+// === Redaction ===
+
+fn encode_redaction(redaction: &Redaction) -> v1::Redaction {
+    let masked = |(rule, count): &(String, u64)| v1::Masked { rule: rule.clone(), count: *count };
+    v1::Redaction {
+        of: redaction.of.as_bytes().to_vec(),
+        sealed_by: redaction.sealed_by.as_bytes().to_vec(),
+        program: redaction.program.clone(),
+        masked: redaction.masked.iter().map(masked).collect(),
+        left_out: redaction.left_out.clone(),
+    }
+}
+
+fn decode_redaction(redaction: v1::Redaction) -> Result<Redaction, Malformed> {
+    let id = |field| move |source| Malformed::Id { field, source };
+    let line = |text: String| harmless_line(text.as_bytes());
+    Ok(Redaction {
+        of: Digest::try_from(&*redaction.of).map_err(id("redaction of"))?,
+        sealed_by: Digest::try_from(&*redaction.sealed_by).map_err(id("redaction sealed_by"))?,
+        program: line(redaction.program),
+        masked: redaction.masked.into_iter().map(|m| (line(m.rule), m.count)).collect(),
+        left_out: redaction.left_out.into_iter().map(line).collect(),
     })
 }
 

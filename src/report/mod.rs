@@ -17,7 +17,7 @@ pub use table::table;
 
 use crate::base::text::harmless_line;
 use crate::base::time::Spoken;
-use crate::bundle::{Bundle, Origin};
+use crate::bundle::{Bundle, Origin, Redaction};
 use crate::diagnosis::Diagnosis;
 use crate::evidence::report::StepReport;
 use crate::evidence::rounds::{Probe, Round};
@@ -65,6 +65,8 @@ pub fn facts<'a>(
 pub fn contents(bundle: &Bundle, subject: &str, style: Style, more: &str) -> Vec<String> {
     let evidence = Evidence::read(&bundle.artifacts);
     let mut sections = Vec::new();
+    let redacted = bundle.redaction.as_ref().map(redaction).unwrap_or_default();
+    sections.extend(section("What was taken out of it", redacted, style));
     sections.extend(section("Rounds that led here", timeline(&evidence.rounds.rounds), style));
     sections.extend(section("What the host showed", host::text(&evidence), style));
     let told = evidence.qmp.as_ref().map(hypervisor::text).unwrap_or_default();
@@ -103,6 +105,26 @@ fn head(origin: &Origin, diagnosis: &Diagnosis) -> String {
         ("agent", safe(&origin.agent_version)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}
+
+/// What a redacted bundle lacks, and of which it was made.
+#[must_use]
+pub fn redaction(redaction: &Redaction) -> String {
+    let mut lines = format!(
+        "made of the bundle {}\nwhich was sealed by {}\nby the rules of {}\n",
+        redaction.of,
+        redaction.sealed_by,
+        safe(&redaction.program)
+    );
+    let masked = redaction.masked.iter().map(|(rule, count)| format!("{} {count}", safe(rule)));
+    let masked: Vec<String> = masked.collect();
+    if !masked.is_empty() {
+        lines += &format!("masked: {}\n", masked.join(", "));
+    }
+    if !redaction.left_out.is_empty() {
+        lines += &format!("left out: {}\n", safe(&redaction.left_out.join(", ")));
+    }
+    lines
 }
 
 fn timeline(rounds: &[Round]) -> String {

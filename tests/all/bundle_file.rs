@@ -47,6 +47,14 @@ fn what_was_sealed_into_a_file_is_shown_to_whoever_has_the_certificate() {
     let (code, said) = lifesign(&["show", "web.bundle", "--certificate", "controller.pem"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("give the one of the device that sealed it"), "{said}");
+    let (code, said) = lifesign(&["bundle", "verify", "web.bundle", "--certificate", "edge-1.pem"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("web.bundle: right, sealed by edge-1.pem\n  sha256"), "{said}");
+    let redact = ["bundle", "redact", "web.bundle", "--out", "copy"];
+    assert_eq!(lifesign(&[&redact, &ours[..]].concat()).0, Some(0));
+    let (code, said) = lifesign(&[&["show", "copy"], &ours[..]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("What was taken out of it\nmade of the bundle "), "{said}");
     let mut altered = std::fs::read(place.path("web.bundle")).unwrap();
     let middle = altered.len() / 2;
     altered[middle] ^= 1;
@@ -54,6 +62,7 @@ fn what_was_sealed_into_a_file_is_shown_to_whoever_has_the_certificate() {
     let (code, said) = lifesign(&[&["show", "web.bundle"], &ours[..]].concat());
     assert_eq!(code, Some(2), "{said}");
     assert_eq!(lifesign(&[&["show", "agent.yaml"], &ours[..]].concat()).0, Some(2));
+    assert_eq!(lifesign(&[&["bundle", "verify", "web.bundle"], &ours[..]].concat()).0, Some(1));
 }
 
 #[test]

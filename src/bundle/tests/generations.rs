@@ -6,8 +6,8 @@
 //! `cargo test --lib bundle::tests::generations -- --ignored`.
 
 use super::super::{
-    Bindings, Bundle, Dump, Headline, KeptDumps, PublicKey, Sealed, Stage, Text, open,
-    open_bindings, open_kept, packed, wire,
+    Bindings, Bundle, Dump, Headline, KeptDumps, PublicKey, Sealed, Source, Stage, Text, open,
+    open_bindings, open_kept, packed, redact, wire,
 };
 use super::{Confidence, Outcome, bundle};
 use crate::base::id::Digest;
@@ -19,7 +19,8 @@ use prost::Message;
 use std::path::{Path, PathBuf};
 
 /// All of them, the oldest first, and how much each has.
-const GENERATIONS: [(&str, usize); 2] = [("2026-11-20", 3), ("2026-11-20-dumps", 10)];
+const GENERATIONS: [(&str, usize); 3] =
+    [("2026-11-20", 3), ("2026-11-20-dumps", 10), ("2026-11-20-dictionary", 11)];
 
 #[test]
 fn every_generation_is_opened_and_says_what_it_said() {
@@ -84,7 +85,15 @@ fn write_the_latest_generation() {
     std::fs::create_dir(&directory).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(directory.join(name), bytes).unwrap();
     write("key.spki", &spki);
-    for (name, bundle) in [("full", full()), ("first", first()), ("bare", bare())] {
+    let source = Source {
+        sealed: Digest::of(b"sealed"),
+        sealed_by: Digest::of(b"a certificate"),
+        keep_lines: false,
+    };
+    let redacted = redact(&full(), source);
+    for (name, bundle) in
+        [("full", full()), ("first", first()), ("bare", bare()), ("redacted", redacted)]
+    {
         write(name, &signer.seal_bundle(&bundle).unwrap());
     }
     for (name, headline) in headlines() {
@@ -213,12 +222,13 @@ fn tell(name: &str, sealed: &[u8], key: &PublicKey) -> String {
     if name.starts_with("kept") {
         return format!("{:?}", open_kept(sealed, key).unwrap());
     }
-    let Bundle { origin, steps, diagnosis, artifacts } = match open(sealed, key).unwrap()
+    let Bundle { origin, steps, diagnosis, artifacts, redaction } = match open(sealed, key).unwrap()
     {
         Sealed::Headline(headline) => return format!("{headline:?}"),
         Sealed::Bundle(bundle) => bundle,
     };
     let mut lines = vec![format!("{origin:?}"), format!("{diagnosis:?}")];
+    lines.extend(redaction.map(|redaction| format!("{redaction:?}")));
     lines.extend(steps.iter().map(|step| format!("{step:?}")));
     lines.extend(artifacts.iter().map(|Artifact { kind, name, data }| {
         format!("{kind:?} {name:?}: {} bytes, {}", data.len(), Digest::of(data))

@@ -131,6 +131,7 @@ pub(crate) fn bundle(device: &str, incident: u8) -> Bundle {
             rounds().to_artifact(),
             artifact(Kind::Other, "noise", noise),
         ],
+        redaction: None,
     }
 }
 

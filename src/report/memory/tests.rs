@@ -149,6 +149,7 @@ fn a_bundle_shows_it_as_an_inspection_does() {
         steps: Vec::new(),
         diagnosis: diagnose(&Evidence::read(&artifacts)),
         artifacts,
+        redaction: None,
     };
     let shown = bundle(&of(artifact(data)), Style::default(), "show");
     assert!(shown.contains(&format!("From the guest's memory\n{}", memory(&sample()))), "{shown}");
