@@ -1,6 +1,7 @@
 //! Sealing and opening, with a real key each time.
 
 mod generations;
+mod recorded;
 
 use super::*;
 use crate::base::limits;
