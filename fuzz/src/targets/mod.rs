@@ -130,7 +130,11 @@ fn learnt(input: &[u8]) {
     let bytes = [magic, format!(" {}\n", Digest::of(&body)).as_bytes(), &body].concat();
     if let Some(learnt) = Learnt::read(&bytes) {
         let memory = Overlay::new(RAM, &guest.ram, Edits::default());
-        opened(&memory, &guest.registers(), Kernel::open_again(&memory, &guest.registers(), &learnt));
+        opened(
+            &memory,
+            &guest.registers(),
+            Kernel::open_again(&memory, &guest.registers(), &learnt),
+        );
     }
 }
 

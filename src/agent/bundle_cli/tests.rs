@@ -149,6 +149,7 @@ fn what_cannot_be_redacted_is_left_alone() {
         stage: crate::bundle::Stage::Capturing,
         ended: None,
         revision: 1,
+        repeats: None,
     };
     let sealed = desk.identity("edge-1").signer.seal_headline(&headline).unwrap();
     fs::write(desk.path("headline"), sealed).unwrap();

@@ -94,7 +94,14 @@ fn what_each_costs() {
 /// Bytes of the headline that says what the bundle found.
 fn headline(signer: &Signer, bundle: &Bundle) -> usize {
     let (origin, diagnosis) = (bundle.origin.clone(), Some(bundle.diagnosis.clone()));
-    let headline = Headline { origin, diagnosis, stage: Stage::Sealed, ended: None, revision: 2 };
+    let headline = Headline {
+        origin,
+        diagnosis,
+        stage: Stage::Sealed,
+        ended: None,
+        revision: 2,
+        repeats: None,
+    };
     signer.seal_headline(&headline).unwrap().len()
 }
 

@@ -18,18 +18,14 @@ fn wait(pid: u32, lock: &str, owner: Option<u32>) -> Wait {
     Wait { pid, kind: Lock::Mutex, lock: lock.to_owned(), owner, frozen: None }
 }
 
+/// In a second.
+fn did(clock_ms: u64, switches: u64) -> Option<Progress> {
+    Some(Progress { after_ms: 1000, clock_ms, switches, timer_events: None })
+}
+
 fn sample() -> Memory {
     let words = |calls: &[&str]| calls.iter().map(|call| (*call).to_owned()).collect::<Vec<_>>();
-    let idle = Cpu {
-        idle: true,
-        progress: Some(Progress {
-            after_ms: 1000,
-            clock_ms: 900,
-            switches: 12,
-            ..Progress::default()
-        }),
-        ..Cpu::default()
-    };
+    let idle = Cpu { idle: true, progress: did(900, 12), ..Cpu::default() };
     let spins = Cpu {
         index: 1,
         pid: 40,
@@ -37,12 +33,7 @@ fn sample() -> Memory {
         running: 2,
         registers: Some(Registers::default()),
         stack: words(&["lab_spin+0x1/0x2 [lab]", "kthread+0x1/0x2"]),
-        progress: Some(Progress {
-            after_ms: 1000,
-            clock_ms: 0,
-            switches: 0,
-            ..Progress::default()
-        }),
+        progress: did(0, 0),
         ..Cpu::default()
     };
     Memory {
