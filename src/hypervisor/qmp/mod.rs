@@ -125,14 +125,18 @@ impl Monitor {
         let path = path.to_owned();
         let (session, events) = (Session::default(), Vec::new());
         let mut monitor = Self { stream, session, deadline, pid, path, events };
-        match monitor.next("greeting").await {
-            Ok(Message::Greeting) => {}
-            Ok(_) | Err(AskError::Rubbish { .. }) => {
-                return Err(ConnectError::NotQmp { path: monitor.path });
-            }
-            Err(AskError::Late { .. } | AskError::Refused { .. }) => return Err(busy(pid)),
-            Err(AskError::Gone { source, .. }) => {
-                return Err(ConnectError::Open { path: monitor.path, source });
+        loop {
+            match monitor.next("greeting").await {
+                Ok(Message::Greeting) => break,
+                // It was on its way to whoever asked before us.
+                Ok(Message::Event { name, value }) => monitor.note(name, value),
+                Ok(_) | Err(AskError::Rubbish { .. }) => {
+                    return Err(ConnectError::NotQmp { path: monitor.path });
+                }
+                Err(AskError::Late { .. } | AskError::Refused { .. }) => return Err(busy(pid)),
+                Err(AskError::Gone { source, .. }) => {
+                    return Err(ConnectError::Open { path: monitor.path, source });
+                }
             }
         }
         monitor.ask("qmp_capabilities", json!({})).await.map_err(ConnectError::Start)?;
@@ -284,4 +288,33 @@ fn bounded(mut name: String, value: Value) -> (String, Value) {
         return (name, value);
     }
     (name, json!({ "timestamp": value.get("timestamp") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+
+    #[tokio::test]
+    async fn an_event_may_come_before_the_greeting_and_nothing_else_may() {
+        let event = r#"{"event":"RESUME","timestamp":{}}"#;
+        for (before, is_monitor) in [(event, true), (r#"{"return":{},"id":1}"#, false)] {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("qmp");
+            let listener = UnixListener::bind(&path).unwrap();
+            let serving = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                writeln!(stream, "{before}\n{{\"QMP\":{{}}}}\n{{\"return\":{{}},\"id\":1}}")
+                    .unwrap();
+                stream
+            });
+            let monitor = Monitor::connect(&path).await;
+            assert_eq!(matches!(monitor, Err(ConnectError::NotQmp { .. })), !is_monitor);
+            if is_monitor {
+                assert_eq!(monitor.unwrap().into_events()[0].0, "RESUME");
+            }
+            drop(serving.join().unwrap());
+        }
+    }
 }
