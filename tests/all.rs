@@ -31,5 +31,6 @@ mod all {
     mod records;
     mod survival;
     mod table;
+    mod verdicts;
     mod ways_in;
 }

@@ -183,6 +183,15 @@ fn a_healthy_6_12_is_read_as_it_reads_itself() {
     agrees_with_itself("inspect-well612", &["--disk", "--smp", "2"]);
 }
 
+/// Other kernels, which `hack/inspect` asks for by LIFESIGN_INSPECT.
+#[test]
+fn a_healthy_guest_of_any_kernel_is_read_as_it_reads_itself() {
+    let Some(wanted) = std::env::var_os("LIFESIGN_INSPECT") else { return };
+    for kernel in super::verdicts::wanted_kernels(&wanted.into_string().unwrap()) {
+        agrees_with_itself("inspect-well", &["--kernel", &kernel, "--disk"]);
+    }
+}
+
 // === broken guests, their console unread ===
 
 pub(super) fn verdict(name: &str, options: &[&str], fault: &str) -> Inspection {

@@ -52,6 +52,17 @@ impl Guest {
         String::from_utf8(lab(&["break", "nobody"]).stderr).unwrap()
     }
 
+    /// The kernels there are, and for which of them the lab has its module.
+    pub(crate) fn list_kernels() -> Vec<(String, bool)> {
+        let listed = must(lab(&["kernels"]), "kernels").stdout;
+        let listed = String::from_utf8(listed).unwrap();
+        let kernel = |line: &str| {
+            let (kernel, built) = line.split_once(' ').unwrap_or((line, ""));
+            (kernel.to_owned(), built == "module")
+        };
+        listed.lines().map(kernel).collect()
+    }
+
     /// Moves this thread to the other end of the cable that a guest with `--tap` has.
     pub(crate) fn enter_its_network(&self) {
         let name = std::fs::read_to_string(self.file("netns")).unwrap();
