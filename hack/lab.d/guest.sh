@@ -62,8 +62,10 @@ guest_up() {
         { emulator_tripped || interrupt_lost; } && [ $((boots++)) -lt 3 ] || give_guest_up
         say "hack/lab: the emulated machine failed $LAB_NAME while it booted; it boots again"
         stop_qemu
-        # QEMU appends, and what tripped is no word of the next boot.
+        # What a boot that failed has said, or left in its stores, is no word of the next one.
         : >"$LAB_GUEST/console.log"
+        rm -f "$LAB_GUEST/erst"
+        [ $uefi = no ] || make_firmware
         boot
     done
     echo "$LAB_NAME is up: pid $(cat "$LAB_GUEST/pid"), Linux $kernel ($arch), wiring $wiring, console $console, files in $LAB_GUEST"
