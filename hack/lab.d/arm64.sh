@@ -70,13 +70,7 @@ $(config_size)
 
 $(config_monitors)
 
-[chardev "charserial0"]
-  backend = "socket"
-  path = "$LAB_GUEST/cons"
-  server = "on"
-  wait = "off"
-  logfile = "$LAB_GUEST/console.log"
-  logappend = "on"
+$(config_console_socket)
 
 [device "charserial0"]
   driver = "pci-serial"

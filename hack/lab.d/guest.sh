@@ -282,6 +282,16 @@ $(config_size)
 
 $(config_monitors)
 
+$(config_console_socket)
+$([ "$agent" = no ] || config_agent_bus)
+$(config_lab)
+$(config_options)
+CONFIG
+}
+
+# The one console of a guest that is not wired as EVE-OS does.
+config_console_socket() {
+    cat <<CONFIG
 [chardev "charserial0"]
   backend = "socket"
   path = "$LAB_GUEST/cons"
@@ -289,9 +299,6 @@ $(config_monitors)
   wait = "off"
   logfile = "$LAB_GUEST/console.log"
   logappend = "on"
-$([ "$agent" = no ] || config_agent_bus)
-$(config_lab)
-$(config_options)
 CONFIG
 }
 
